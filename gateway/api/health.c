@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "api/health.h"
+
+#include <stdlib.h>
+
+#include "grpc/health/v1/health.pb-c.h"
+
+typedef Grpc__Health__V1__HealthCheckRequest request;
+typedef Grpc__Health__V1__HealthCheckResponse response;
+typedef Grpc__Health__V1__HealthListResponse list_response;
+typedef Grpc__Health__V1__HealthListResponse__StatusesEntry list_entry;
+typedef Grpc__Health__V1__HealthCheckResponse__ServingStatus status;
+
+#define STATUS(name) GRPC__HEALTH__V1__HEALTH_CHECK_RESPONSE__SERVING_STATUS__##name
+
+struct health {
+  bool serving;
+  struct list watchers;
+};
+
+// A Watch call's state.
+struct watcher {
+  struct list link;
+  struct call *call;
+};
+
+static status now(const struct call *c)
+{
+  return c->owner->health->serving ? STATUS(SERVING) : STATUS(NOT_SERVING);
+}
+
+static const char *service_of(const struct call *c)
+{
+  return ((const request *)(const void *)c->request)->service;
+}
+
+static bool known(const char *service)
+{
+  if (!service[0])
+    return true;
+  for (int i = 0; i < rpc_method_count; i++)
+    if (strcmp(rpc_methods[i].service, service) == 0)
+      return true;
+  return false;
+}
+
+static void check(struct call *c)
+{
+  if (!known(service_of(c))) {
+    struct err e;
+    err_set(&e, CODE_NOT_FOUND, REASON_METHOD_NOT_FOUND, "there is no service of that name here; grpc.health.v1.Health/List has them all");
+    rpc_finish(c, NULL, &e);
+    return;
+  }
+  response reply = GRPC__HEALTH__V1__HEALTH_CHECK_RESPONSE__INIT;
+  reply.status = now(c);
+  rpc_finish(c, &reply.base, NULL);
+}
+
+// --- List ----------------------------------------------------------------------------------------------------------------------------------
+
+// Methods of a service stand together in rpc_methods.
+static bool first_of_service(int i)
+{
+  return i == 0 || strcmp(rpc_methods[i].service, rpc_methods[i - 1].service) != 0;
+}
+
+static bool add_entry(list_response *reply, const char *service, response *value, struct arena *a)
+{
+  list_entry *entry = arena_alloc(a, sizeof *entry);
+  if (!entry)
+    return false;
+  grpc__health__v1__health_list_response__statuses_entry__init(entry);
+  entry->key = arena_dup(a, str_c(service));
+  entry->value = value;
+  reply->statuses[reply->n_statuses++] = entry;
+  return entry->key != NULL;
+}
+
+static void list(struct call *c)
+{
+  response value = GRPC__HEALTH__V1__HEALTH_CHECK_RESPONSE__INIT;
+  value.status = now(c);
+  list_response reply = GRPC__HEALTH__V1__HEALTH_LIST_RESPONSE__INIT;
+  reply.statuses = arena_alloc(&c->arena, ((size_t)rpc_method_count + 1) * sizeof(list_entry *));
+  bool ok = reply.statuses && add_entry(&reply, "", &value, &c->arena);
+  for (int i = 0; ok && i < rpc_method_count; i++)
+    if (first_of_service(i))
+      ok = add_entry(&reply, rpc_methods[i].service, &value, &c->arena);
+  struct err e;
+  if (!ok)
+    err_nomem(&e);
+  rpc_finish(c, ok ? &reply.base : NULL, ok ? NULL : &e);
+}
+
+// --- Watch ---------------------------------------------------------------------------------------------------------------------------------
+
+static void end_watch(struct call *c, bool draining)
+{
+  struct watcher *w = c->state;
+  list_remove(&w->link);
+  struct err e;
+  if (draining)
+    err_set(&e, CODE_UNAVAILABLE, REASON_DRAINING, "the gateway is shutting down");
+  else
+    err_nomem(&e);
+  rpc_finish(c, NULL, &e);
+}
+
+static void tell(struct call *c)
+{
+  response reply = GRPC__HEALTH__V1__HEALTH_CHECK_RESPONSE__INIT;
+  reply.status = known(service_of(c)) ? now(c) : STATUS(SERVICE_UNKNOWN);
+  bool sent = call_send(c, &reply.base), draining = !c->owner->health->serving;
+  if (!sent || draining)
+    end_watch(c, sent && draining);
+}
+
+static void watch(struct call *c)
+{
+  struct watcher *w = arena_alloc(&c->arena, sizeof *w);
+  if (!w) {
+    struct err e;
+    err_nomem(&e);
+    rpc_finish(c, NULL, &e);
+    return;
+  }
+  w->call = c;
+  c->state = w;
+  list_init(&w->link);
+  list_append(&c->owner->health->watchers, &w->link);
+  tell(c);
+}
+
+static void watch_cancelled(struct call *c, struct err *e)
+{
+  (void)e;
+  struct watcher *w = c->state;
+  list_remove(&w->link);
+}
+
+const struct rpc_handler health_handlers[] = {
+    {.path = "/grpc.health.v1.Health/Check", .start = check},
+    {.path = "/grpc.health.v1.Health/List", .start = list},
+    {.path = "/grpc.health.v1.Health/Watch", .start = watch, .cancel = watch_cancelled},
+    {.path = NULL},
+};
+
+bool health_init(struct reactor *r)
+{
+  r->health = calloc(1, sizeof *r->health);
+  if (!r->health)
+    return false;
+  r->health->serving = true;
+  list_init(&r->health->watchers);
+  return true;
+}
+
+void health_set_serving(struct reactor *r, bool serving)
+{
+  struct health *h = r->health;
+  if (h->serving == serving)
+    return;
+  h->serving = serving;
+  // Telling one may end it, and only it.
+  LIST_EACH (node, &h->watchers)
+    tell(CONTAINER_OF(node, struct watcher, link)->call);
+}
+
+void health_free(struct reactor *r)
+{
+  free(r->health);
+  r->health = NULL;
+}

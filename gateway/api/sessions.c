@@ -1,0 +1,367 @@
+// SPDX-License-Identifier: Apache-2.0
+// envgate.v1.SessionService: the life of sessions. Reset, Step and GetState are in episodes.c, StepBatch in batch.c.
+#include <stdlib.h>
+
+#include "api/api.h"
+#include "api/batch.h"
+#include "api/episodes.h"
+#include "api/payload.h"
+#include "base/id.h"
+#include "envgate/v1/session_service.pb-c.h"
+#include "session/session.h"
+
+int reactor_of_name(const struct reactor *near, const char *name)
+{
+  struct str id;
+  int index = resource_id(name, "sessions", false, "", &id, NULL) ? session_reactor(id, near->count) : -1;
+  return index < 0 ? near->index : index;
+}
+
+struct session *session_of_name(struct reactor *r, const char *name, const char *field, struct err *e)
+{
+  struct str id;
+  if (!resource_id(name, "sessions", false, field, &id, e))
+    return NULL;
+  struct session *s = session_find(r, id);
+  if (!s)
+    err_set(e, CODE_NOT_FOUND, REASON_SESSION_NOT_FOUND, "no session %.*s; it was closed or its lease ran out, or it never was", 64, name);
+  return s;
+}
+
+struct session *call_session(struct call *c, const char *name, const char *field)
+{
+  struct err e;
+  struct session *s = session_of_name(c->owner, name, field, &e);
+  if (!s) {
+    fail(c, &e);
+    return NULL;
+  }
+  c->session = str_c(arena_dup(&c->arena, str_c(session_id(s))));
+  c->worker = str_c(arena_dup(&c->arena, str_c(session_worker_id(s))));
+  return s;
+}
+
+static Google__Protobuf__Timestamp *timestamp(struct arena *a, nsec wall)
+{
+  Google__Protobuf__Timestamp *t = arena_alloc(a, sizeof *t);
+  if (t) {
+    google__protobuf__timestamp__init(t);
+    t->seconds = (int64_t)(wall / NSEC_PER_S);
+    t->nanos = (int32_t)(wall % NSEC_PER_S);
+  }
+  return t;
+}
+
+// The session as a message, wholly in the arena; NULL when out of memory.
+static Envgate__V1__Session *session_message(const struct session *s, struct arena *a)
+{
+  static const Envgate__V1__Session__State states[] = {
+      [SESSION_PROVISIONING] = ENVGATE__V1__SESSION__STATE__STATE_PROVISIONING,
+      [SESSION_READY] = ENVGATE__V1__SESSION__STATE__STATE_READY,
+      [SESSION_BUSY] = ENVGATE__V1__SESSION__STATE__STATE_BUSY,
+      [SESSION_LOST] = ENVGATE__V1__SESSION__STATE__STATE_LOST,
+  };
+  struct session_view v = session_view(s);
+  Envgate__V1__Session *m = arena_alloc(a, sizeof *m);
+  if (!m)
+    return NULL;
+  envgate__v1__session__init(m);
+  m->name = arena_printf(a, "sessions/%s", v.id);
+  m->environment = arena_printf(a, "environments/%s", v.env->name);
+  m->state = states[v.state];
+  m->create_time = timestamp(a, v.created_wall);
+  m->expire_time = v.expires_wall == NSEC_NEVER ? NULL : timestamp(a, v.expires_wall);
+  m->episode_id = arena_dup(a, str_c(v.episode_id));
+  m->step_index = v.step_index;
+  m->worker = arena_dup(a, str_c(v.worker_id));
+  m->error = v.err ? rpc_status(v.err, a) : NULL;
+  m->lease_s = v.lease_s;
+  m->idle_timeout_s = v.idle_timeout_s;
+  m->payload_format = (Envgate__V1__PayloadFormat)v.payload_format;
+  return m->name && m->environment && m->create_time && m->episode_id && m->worker && (m->error || !v.err) ? m : NULL;
+}
+
+static void reply_session(struct call *c, const struct session *s)
+{
+  const Envgate__V1__Session *m = session_message(s, &c->arena);
+  struct err e;
+  if (m) {
+    rpc_finish(c, &m->base, NULL);
+  } else {
+    err_nomem(&e);
+    fail(c, &e);
+  }
+}
+
+// --- CreateSession -------------------------------------------------------------------------------------------------------------------------
+
+// The caller's connection's reactor; but a retry may come by another connection and must find what the first one made, so a request_id decides.
+static int create_route(const struct call *c)
+{
+  const Envgate__V1__CreateSessionRequest *q = (const void *)c->request;
+  if (!q->request_id[0])
+    return c->home->index;
+  return (int)(hash_fnv(0, str_c(q->request_id)) % (unsigned)c->home->count);
+}
+
+static void on_created(struct session_waiter *w, struct session *s, const struct err *e);
+
+struct creation {
+  struct session_waiter waiter;
+  struct call *call;
+};
+
+static bool seconds_check(double s, bool zero_allowed, double most, const char *field, struct err *e)
+{
+  if ((zero_allowed ? s >= 0 : s > 0) && s <= most)
+    return true;
+  return err_field(e, REASON_INVALID_REQUEST, field, "%s must be %s 0 and at most %g seconds", field, zero_allowed ? "at least" : "above", most);
+}
+
+static bool create_spec(struct call *c, const Envgate__V1__CreateSessionRequest *q, struct session_spec *spec, struct err *e)
+{
+  struct str name;
+  if (!resource_id(q->environment, "environments", true, "environment", &name, e) || !payload_format_check(q->payload_format, e))
+    return false;
+  const struct env_config *env = config_env(c->owner->config, name);
+  if (!env)
+    return err_set(e, CODE_NOT_FOUND, REASON_ENVIRONMENT_NOT_FOUND, "no environment \"%.*s\" is configured; ListEnvironments names those that are",
+                   (int)(name.n < 64 ? name.n : 64), name.p);
+  bool has_lease = q->_lease_s_case == ENVGATE__V1__CREATE_SESSION_REQUEST___LEASE_S_LEASE_S;
+  bool has_idle = q->_idle_timeout_s_case == ENVGATE__V1__CREATE_SESSION_REQUEST___IDLE_TIMEOUT_S_IDLE_TIMEOUT_S;
+  *spec = (struct session_spec){
+      .env = env,
+      .lease_s = has_lease ? q->lease_s : env->lease_s,
+      .idle_timeout_s = has_idle ? q->idle_timeout_s : env->idle_timeout_s,
+      .payload_format = (int)q->payload_format,
+      .request_id = str_c(q->request_id),
+  };
+  return seconds_check(spec->lease_s, false, env->lease_s, "lease_s", e) && seconds_check(spec->idle_timeout_s, true, 1e9, "idle_timeout_s", e) &&
+         request_id_check(spec->request_id, e) && timeout_apply(c, q->timeout_s, e);
+}
+
+static void create_start(struct call *c)
+{
+  struct session_spec spec;
+  struct err e;
+  struct creation *creation = arena_alloc(&c->arena, sizeof *creation);
+  if (!creation) {
+    err_nomem(&e);
+    fail(c, &e);
+    return;
+  }
+  if (!create_spec(c, (const void *)c->request, &spec, &e)) {
+    fail(c, &e);
+    return;
+  }
+  creation->call = c;
+  creation->waiter.ready = on_created;
+  c->state = creation;
+  session_create(c->owner, &spec, &creation->waiter);
+}
+
+static void on_created(struct session_waiter *w, struct session *s, const struct err *e)
+{
+  struct call *c = CONTAINER_OF(w, struct creation, waiter)->call;
+  if (e) {
+    fail(c, e);
+    return;
+  }
+  c->session = str_c(arena_dup(&c->arena, str_c(session_id(s))));
+  c->worker = str_c(arena_dup(&c->arena, str_c(session_worker_id(s))));
+  reply_session(c, s);
+}
+
+static void create_cancel(struct call *c, struct err *e)
+{
+  struct creation *creation = c->state;
+  if (e->code == CODE_DEADLINE_EXCEEDED)
+    err_set(e, CODE_DEADLINE_EXCEEDED, REASON_DEADLINE, "the session's worker was not ready before the deadline; give CreateSession more time");
+  session_abandon(&creation->waiter);
+}
+
+// --- Get, Close ----------------------------------------------------------------------------------------------------------------------------
+
+static int get_route(const struct call *c)
+{
+  return reactor_of_name(c->home, ((const Envgate__V1__GetSessionRequest *)(const void *)c->request)->name);
+}
+
+static void get_start(struct call *c)
+{
+  struct session *s = call_session(c, ((const Envgate__V1__GetSessionRequest *)(const void *)c->request)->name, "name");
+  if (s)
+    reply_session(c, s);
+}
+
+static int close_route(const struct call *c)
+{
+  return reactor_of_name(c->home, ((const Envgate__V1__CloseSessionRequest *)(const void *)c->request)->name);
+}
+
+static void close_start(struct call *c)
+{
+  struct session *s = call_session(c, ((const Envgate__V1__CloseSessionRequest *)(const void *)c->request)->name, "name");
+  if (!s)
+    return;
+  session_close(s);
+  Envgate__V1__CloseSessionResponse reply;
+  envgate__v1__close_session_response__init(&reply);
+  rpc_finish(c, &reply.base, NULL);
+}
+
+// --- ListSessions: a walk over the reactors, one after another ------------------------------------------------------------------------------
+
+// The walk has memory of its own, since it is on other threads while the call may end.
+struct listing {
+  struct task task;
+  struct call *call; // NULL once the call has ended
+  struct reactor *home;
+  struct arena arena;
+  const struct env_config *env; // NULL: all
+  int reactor;                  // where the walk is
+  uint64_t after;               // behind which session there
+  size_t wanted;
+  Envgate__V1__ListSessionsResponse reply;
+  bool nomem, more;
+};
+
+static void list_here(struct listing *l, struct reactor *r)
+{
+  for (;;) {
+    const struct session *s = session_next(r, l->after);
+    if (!s)
+      return;
+    uint64_t sequence = session_view(s).sequence;
+    if (!l->env || session_view(s).env == l->env) {
+      if (l->reply.n_sessions == l->wanted) {
+        l->more = true;
+        return;
+      }
+      Envgate__V1__Session *m = session_message(s, &l->arena);
+      if (!m) {
+        l->nomem = true;
+        return;
+      }
+      l->reply.sessions[l->reply.n_sessions++] = m;
+    }
+    l->after = sequence;
+  }
+}
+
+static void list_finish(struct reactor *r, struct task *t)
+{
+  struct listing *l = CONTAINER_OF(t, struct listing, task);
+  (void)r;
+  if (l->call) {
+    struct err e;
+    if (l->more) {
+      l->reply.next_page_token = arena_printf(&l->arena, "%d.%llu", l->reactor, (unsigned long long)l->after);
+      l->nomem = l->nomem || !l->reply.next_page_token;
+    }
+    if (l->nomem)
+      err_nomem(&e);
+    rpc_finish(l->call, l->nomem ? NULL : &l->reply.base, l->nomem ? &e : NULL);
+  }
+  arena_free(&l->arena);
+  free(l);
+}
+
+static void list_step(struct reactor *r, struct task *t)
+{
+  struct listing *l = CONTAINER_OF(t, struct listing, task);
+  list_here(l, r);
+  if (l->more || l->nomem || l->reactor + 1 == r->count) {
+    l->task.run = list_finish;
+    reactor_post(l->home, &l->task);
+    return;
+  }
+  l->reactor++;
+  l->after = 0;
+  reactor_post(r->all[l->reactor], &l->task);
+}
+
+static bool list_token(const char *token, int reactors, int *reactor, uint64_t *after, struct err *e)
+{
+  *reactor = 0;
+  *after = 0;
+  if (!token[0])
+    return true;
+  char *end;
+  long index = strtol(token, &end, 10);
+  if (end != token && *end == '.' && index >= 0 && index < reactors) {
+    const char *second = end + 1;
+    unsigned long long n = strtoull(second, &end, 10);
+    if (end != second && !*end && *second != '-') {
+      *reactor = (int)index;
+      *after = n;
+      return true;
+    }
+  }
+  return err_field(e, REASON_INVALID_REQUEST, "page_token", "page_token must be the next_page_token of the page before, unchanged");
+}
+
+static bool list_parse(struct listing *l, const Envgate__V1__ListSessionsRequest *q, struct err *e)
+{
+  if (!list_token(q->page_token, l->home->count, &l->reactor, &l->after, e) || !page_size_check(q->page_size, &l->wanted, e))
+    return false;
+  if (q->environment[0]) {
+    struct str name;
+    if (!resource_id(q->environment, "environments", true, "environment", &name, e))
+      return false;
+    l->env = config_env(l->home->config, name);
+    if (!l->env)
+      return err_set(e, CODE_NOT_FOUND, REASON_ENVIRONMENT_NOT_FOUND, "no environment \"%.*s\" is configured", (int)(name.n < 64 ? name.n : 64),
+                     name.p);
+  }
+  l->reply.sessions = arena_alloc(&l->arena, l->wanted * sizeof(Envgate__V1__Session *));
+  return l->reply.sessions || err_nomem(e);
+}
+
+static void list_start(struct call *c)
+{
+  struct err e;
+  struct listing *l = calloc(1, sizeof *l);
+  if (!l) {
+    err_nomem(&e);
+    fail(c, &e);
+    return;
+  }
+  arena_init(&l->arena, 64 << 20);
+  l->home = c->owner;
+  envgate__v1__list_sessions_response__init(&l->reply);
+  if (!list_parse(l, (const void *)c->request, &e)) {
+    arena_free(&l->arena);
+    free(l);
+    fail(c, &e);
+    return;
+  }
+  l->call = c;
+  c->state = l;
+  l->task.run = list_step;
+  reactor_post(c->owner->all[l->reactor], &l->task);
+}
+
+static void list_cancel(struct call *c, struct err *e)
+{
+  (void)e;
+  ((struct listing *)c->state)->call = NULL;
+}
+
+static int episode_route(const struct call *c)
+{
+  return reactor_of_name(c->home, episode_session_name(c));
+}
+
+#define PATH(method) "/envgate.v1.SessionService/" method
+const struct rpc_handler session_handlers[] = {
+    {.path = PATH("CreateSession"), .route = create_route, .start = create_start, .cancel = create_cancel},
+    {.path = PATH("GetSession"), .route = get_route, .start = get_start},
+    {.path = PATH("ListSessions"), .start = list_start, .cancel = list_cancel},
+    {.path = PATH("CloseSession"), .route = close_route, .start = close_start},
+    {.path = PATH("Reset"), .route = episode_route, .start = reset_start, .cancel = episode_cancel},
+    {.path = PATH("Step"), .route = episode_route, .start = step_start, .cancel = episode_cancel},
+    {.path = PATH("StepBatch"), .route = batch_route, .start = batch_start, .deadline = batch_deadline, .cancel = batch_cancel},
+    {.path = PATH("GetState"), .route = episode_route, .start = get_state_start, .cancel = episode_cancel},
+    {.path = NULL},
+};

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+// A growing byte buffer with a maximum, and a shared, counted one for bytes that outlive their maker.
+#ifndef ENVGATE_BASE_BUF_H
+#define ENVGATE_BASE_BUF_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/str.h"
+
+// Bytes [0, n) are filled. A zeroed buf with `max` set is empty and ready; buf_free makes it so again (max stays).
+struct buf {
+  char *p;
+  size_t n, cap;
+  size_t max; // it never holds more; 0: no limit
+};
+
+// Makes room for `more` bytes behind n and returns where they go; NULL when over max or out of memory (the buf is unchanged).
+char *buf_reserve(struct buf *b, size_t more);
+
+// Each appends and returns true, or changes nothing and returns false (over max, out of memory).
+bool buf_add(struct buf *b, const void *p, size_t n);
+bool buf_str(struct buf *b, struct str s);
+bool buf_char(struct buf *b, char c);
+bool buf_printf(struct buf *b, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+// Appends `s` as a JSON string with its quotes. Bytes that are not UTF-8 become U+FFFD.
+bool buf_json_string(struct buf *b, struct str s);
+
+// Drops the first `n` bytes (n <= b->n).
+void buf_consume(struct buf *b, size_t n);
+
+// Frees the bytes and empties it.
+void buf_free(struct buf *b);
+
+static inline struct str buf_view(const struct buf *b)
+{
+  return (struct str){b->p, b->n};
+}
+
+// Memory of shared bytes kept for reuse by one thread, so that a message as large as the last ones asks malloc for nothing. Zeroed, it is empty.
+// There are two sizes, since replies may be kept, and a small one must not sit in a large one's memory.
+enum { SHARED_SPARES = 64, SHARED_SMALL = 4 << 10, SHARED_LARGE = 64 << 10 };
+struct shared_pool {
+  struct shared *shell[SHARED_SPARES];
+  struct shared_memory {
+    struct buf at[SHARED_SPARES];
+    int n;
+  } small, large; // of at most SHARED_SMALL and SHARED_LARGE bytes each
+  int shells;
+};
+
+// Bytes shared by several owners of one thread; freed, or returned to the pool, when the last lets go.
+struct shared {
+  uint32_t refs;
+  struct shared_pool *pool;
+  struct buf buf;
+};
+
+// Gives an empty buf without memory a spare's that fits `want` bytes, if there is one. Its max stays.
+void shared_lend(struct shared_pool *pool, struct buf *b, size_t want);
+// Takes over `b`'s bytes (b becomes empty) with one reference; NULL when out of memory (b keeps them). The pool may be NULL; else it must outlive the bytes.
+struct shared *shared_take(struct shared_pool *pool, struct buf *b);
+struct shared *shared_ref(struct shared *s);
+// Lets go; NULL is fine.
+void shared_unref(struct shared *s);
+void shared_pool_free(struct shared_pool *pool);
+
+#endif

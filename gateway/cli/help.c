@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "cli/cli.h"
+#include "config/options.h"
+
+static const char program_help[] =
+    "envgate: a gateway between RL trainers (gRPC, Connect, HTTP/JSON) and environment workers (OpenEnv)\n"
+    "\n"
+    "usage: envgate COMMAND [options]\n"
+    "\n"
+    "  serve [--config FILE] [options]   run the gateway; without a FILE with the environments echo, cartpole and pixels\n"
+    "  check FILE                        say what is wrong in a configuration file\n"
+    "  check --schema                    print the file's JSON Schema\n"
+    "  worker ENVIRONMENT [options]      run one of the built-in workers: echo, cartpole or pixels\n"
+    "\n"
+    "  --help, --version\n"
+    "\n"
+    "`envgate COMMAND --help` tells more. Exit codes: 0 well, 1 failed, 2 wrong command line.\n";
+
+static const char serve_help[] = "usage: envgate serve [--config FILE] [options]\n"
+                                 "\n"
+                                 "Runs the gateway until SIGTERM or SIGINT. Options win over the file.\n"
+                                 "\n"
+                                 "  --config FILE, -c FILE\n"
+                                 "        The configuration file, in JSON; docs/OPTIONS.md describes it. Default: the built-in environments\n"
+                                 "        echo, cartpole and pixels.\n";
+
+static const char check_help[] = "usage: envgate check FILE\n"
+                                 "       envgate check --schema\n"
+                                 "\n"
+                                 "Reads a configuration file and prints every mistake as FILE:LINE: path: text (exit code 1), or that there is\n"
+                                 "none (0). With --schema, prints the JSON Schema of such a file.\n";
+
+// The value's name in help: --log-level debug|info|warn|error.
+static void print_value(const struct setting *s)
+{
+  if (s->type == SET_BOOL) {
+    fputs("[=true|false]", stdout);
+    return;
+  }
+  putchar(' ');
+  if (s->values)
+    for (int i = 0; s->values[i]; i++)
+      printf("%s%s", i ? "|" : "", s->values[i]);
+  else if (s->type == SET_STRING)
+    fputs("TEXT", stdout);
+  else if (s->type == SET_SIZE)
+    fputs("BYTES", stdout);
+  else
+    fputs(s->unit ? "SECONDS" : "N", stdout);
+}
+
+static void print_option(const struct setting *s)
+{
+  printf("  --%s", cli_flag(s->key).name);
+  print_value(s);
+  printf("\n        %s", s->help);
+  if (s->form)
+    printf(" As %s.", s->form);
+  if (s->def)
+    printf(" Default: %s.", s->def);
+  putchar('\n');
+}
+
+int cli_help(const char *command)
+{
+  if (!command)
+    fputs(program_help, stdout);
+  else if (strcmp(command, "check") == 0)
+    fputs(check_help, stdout);
+  else {
+    fputs(serve_help, stdout);
+    for (int i = 0; i < SETTINGS_COUNT; i++)
+      if (settings[i].scope == IN_GATEWAY)
+        print_option(&settings[i]);
+  }
+  return fflush(stdout) == 0 ? EXIT_OK : EXIT_FAILED;
+}
+
+int cli_usage(const char *command, const char *fmt, ...)
+{
+  va_list ap;
+  fprintf(stderr, "envgate%s%s: ", command ? " " : "", command ? command : "");
+  va_start(ap, fmt);
+  vfprintf(stderr, fmt, ap);
+  va_end(ap);
+  fputc('\n', stderr);
+  return EXIT_USAGE;
+}

@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "config/check.h"
+
+// Header fields that the HTTP and WebSocket clients write themselves.
+static const char *const own_headers[] = {"connection", "content-length", "content-type",      "expect", "host", "keep-alive",
+                                          "te",         "trailer",        "transfer-encoding", "upgrade"};
+
+static bool was_given(const struct given *given, const char *provider, const char *key)
+{
+  const struct setting *s = setting_find(IN_ENVIRONMENT, provider, str_c(key));
+  return s && given->setting[s - settings];
+}
+
+void check_gateway(const struct config *c, struct report *r)
+{
+  if (c->n_envs == 0)
+    report_add(r, "environments", "must have at least one environment, as {\"echo\": {\"builtin\": {\"environment\": \"echo\"}}}");
+}
+
+// Finds the provider that the environment means: the one named, else the one whose object is given. -1 with a mistake reported.
+static int meant_provider(const struct env_config *env, const struct given *given, struct report *r)
+{
+  int found = -1, n = 0;
+  if (was_given(given, NULL, "provider")) {
+    for (int i = 0; env->provider && i < PROVIDER_COUNT; i++)
+      if (strcmp(env->provider, provider_names[i]) == 0)
+        return i;
+    return -1; // reported where it was read
+  }
+  for (int i = 0; i < PROVIDER_COUNT; i++)
+    if (given->provider[i]) {
+      found = i;
+      n++;
+    }
+  if (n == 1)
+    return found;
+  if (n == 0)
+    report_add(r, NULL, "must say how its workers come to be, by an object named static, process, uv, docker or builtin");
+  else
+    report_add(r, NULL, "must have one provider's object, not %d", n);
+  return -1;
+}
+
+static void check_objects(int provider, const struct given *given, struct report *r)
+{
+  const char *name = provider_names[provider];
+  for (int i = 0; i < PROVIDER_COUNT; i++)
+    if (given->provider[i] && i != provider)
+      report_add(r, provider_names[i], "does not belong to an environment of the provider %s", name);
+  if (!given->provider[provider]) {
+    report_add(r, name, "is missing: the provider's settings");
+    return;
+  }
+  if (!given->entered[provider])
+    return;
+  size_t length = report_enter(r, str_c(name));
+  for (int i = 0; i < SETTINGS_COUNT; i++)
+    if (settings[i].required && setting_in(&settings[i], IN_ENVIRONMENT, name) && !given->setting[i])
+      report_add(r, settings[i].key, "is missing: %s", settings[i].help);
+  report_leave(r, length);
+}
+
+static void check_static(struct env_config *env, const struct given *given, struct report *r)
+{
+  if (env->env_vars.n)
+    report_add(r, "env_vars", "does not belong to the provider static, whose workers run already");
+  if (was_given(given, NULL, "max_workers") && env->urls.n && env->max_workers != (int64_t)env->urls.n)
+    report_add(r, "max_workers", "must be the number of urls (%zu), or be left out", env->urls.n);
+  env->max_workers = (int64_t)env->urls.n;
+}
+
+static bool mentions(const struct env_config *env, const char *what)
+{
+  for (size_t i = 0; i < env->command.n; i++)
+    if (strstr(env->command.at[i], what))
+      return true;
+  for (size_t i = 0; i < env->env_vars.n; i++)
+    if (strstr(env->env_vars.at[i].value, what))
+      return true;
+  return false;
+}
+
+static void check_process(const struct env_config *env, struct report *r)
+{
+  if (env->command.n == 0)
+    return;
+  if (!env->command.at[0][0])
+    report_add(r, "process.command", "must begin with a program");
+  bool port = mentions(env, "{port}"), socket = mentions(env, "{socket}");
+  if (!port && !socket)
+    report_add(r, "process.command", "must tell the worker where to listen: put {port} or {socket} into the command or into a value of env_vars");
+  else if (port && socket)
+    report_add(r, "process.command", "has both {port} and {socket} (counting env_vars); the worker can listen on one only");
+}
+
+static void check_uv(const struct given *given, struct report *r)
+{
+  int n = was_given(given, "uv", "project") + was_given(given, "uv", "space") + was_given(given, "uv", "project_url");
+  if (n != 1)
+    report_add(r, "uv", "must have exactly one of project, space and project_url");
+}
+
+static void check_headers(const struct env_config *env, struct report *r)
+{
+  for (size_t i = 0; i < env->headers.n; i++) {
+    struct str name = str_c(env->headers.at[i].name);
+    bool own = name.n >= 14 && strncasecmp(name.p, "sec-websocket-", 14) == 0;
+    for (size_t k = 0; !own && k < sizeof own_headers / sizeof *own_headers; k++)
+      own = str_ieq(name, str_c(own_headers[k]));
+    if (own)
+      report_add(r, "headers", "must not have %s, which the gateway sets itself", env->headers.at[i].name);
+    for (size_t k = 0; k < i; k++)
+      if (str_ieq(name, str_c(env->headers.at[k].name)))
+        report_add(r, "headers", "has %s more than once", env->headers.at[i].name);
+  }
+}
+
+void check_environment(struct env_config *env, const struct given *given, struct report *r)
+{
+  check_headers(env, r);
+  int provider = meant_provider(env, given, r);
+  if (provider < 0)
+    return;
+  check_objects(provider, given, r);
+  struct err e;
+  const struct setting *row = setting_find(IN_ENVIRONMENT, NULL, STR("provider"));
+  if (row && !env->provider && !setting_set(row, str_c(provider_names[provider]), env, &e))
+    report_err(r, &e);
+  const char *name = provider_names[provider];
+  if (!given->entered[provider])
+    return;
+  if (strcmp(name, "static") == 0)
+    check_static(env, given, r);
+  else if (strcmp(name, "process") == 0)
+    check_process(env, r);
+  else if (strcmp(name, "uv") == 0)
+    check_uv(given, r);
+}

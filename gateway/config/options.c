@@ -1,0 +1,296 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "config/options.h"
+
+#include "base/json.h"
+#include "config/config.h"
+
+// Each names a row's type and target in one go; a target of another type does not compile.
+#define TARGET(owner, field, T) offsetof(owner, field) + 0 * sizeof(char[__builtin_types_compatible_p(__typeof__(((owner *)0)->field), T) ? 1 : -1])
+#define G_STRING(f) .scope = IN_GATEWAY, .type = SET_STRING, .offset = TARGET(struct config, f, char *)
+#define G_INT(f) .scope = IN_GATEWAY, .type = SET_INT, .offset = TARGET(struct config, f, int64_t)
+#define G_SIZE(f) .scope = IN_GATEWAY, .type = SET_SIZE, .offset = TARGET(struct config, f, int64_t), .unit = "bytes"
+#define G_SECONDS(f) .scope = IN_GATEWAY, .type = SET_NUMBER, .offset = TARGET(struct config, f, double), .unit = "seconds"
+#define G_BOOL(f) .scope = IN_GATEWAY, .type = SET_BOOL, .offset = TARGET(struct config, f, bool)
+#define G_ENUM(f, T) .scope = IN_GATEWAY, .type = SET_ENUM, .offset = TARGET(struct config, f, T)
+#define E_STRING(f) .scope = IN_ENVIRONMENT, .type = SET_STRING, .offset = TARGET(struct env_config, f, char *)
+#define E_INT(f) .scope = IN_ENVIRONMENT, .type = SET_INT, .offset = TARGET(struct env_config, f, int64_t)
+#define E_SIZE(f) .scope = IN_ENVIRONMENT, .type = SET_SIZE, .offset = TARGET(struct env_config, f, int64_t), .unit = "bytes"
+#define E_NUMBER(f) .scope = IN_ENVIRONMENT, .type = SET_NUMBER, .offset = TARGET(struct env_config, f, double)
+#define E_SECONDS(f) E_NUMBER(f), .unit = "seconds"
+#define E_BOOL(f) .scope = IN_ENVIRONMENT, .type = SET_BOOL, .offset = TARGET(struct env_config, f, bool)
+#define E_STRINGS(f) .scope = IN_ENVIRONMENT, .type = SET_STRINGS, .offset = TARGET(struct env_config, f, struct strings)
+#define E_PAIRS(f) .scope = IN_ENVIRONMENT, .type = SET_PAIRS, .offset = TARGET(struct env_config, f, struct pairs), .max = PAIRS_MAX
+
+#define LIST(...) ((const char *const[]){__VA_ARGS__, NULL})
+#define KIB 1024.0
+#define MIB (1024 * KIB)
+#define GIB (1024 * MIB)
+#define TIB (1024 * GIB)
+#define YEAR 31536000.0
+// The shortest time limit; a limit of 0 would end everything at once.
+#define MOMENT 0.01
+
+#define HOST_PATTERN "([A-Za-z0-9._-]+|\\[[0-9A-Fa-f:.]+\\])"
+// 0 to 65535
+#define PORT_PATTERN "([0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
+
+const char *const provider_names[] = {"static", "process", "uv", "docker", "builtin", NULL};
+_Static_assert(sizeof provider_names / sizeof *provider_names == PROVIDER_COUNT + 1, "PROVIDER_COUNT is wrong");
+
+const struct setting settings[] = {
+    // --- the gateway ---
+    {.key = "listen",
+     G_STRING(listen),
+     .def = "127.0.0.1:8080",
+     .pattern = "^(" HOST_PATTERN ":" PORT_PATTERN "|unix:/.+)$",
+     .form = "HOST:PORT, [IPV6]:PORT or unix:/PATH",
+     .help = "Where to listen. Port 0: any free one."},
+    {.key = "threads", G_INT(threads), .def = "0", .max = 256, .help = "Threads that serve calls. 0: as many as the cores that the process may use."},
+    {.key = "busy_poll_us",
+     G_INT(busy_poll_us),
+     .def = "0",
+     .min = 0,
+     .max = 1000000,
+     .unit = "MICROSECONDS",
+     .help = "How long a thread spins after its last event before it sleeps. A lonely call is answered in a third of the time, as nobody has to be "
+             "woken; the price is a core for each thread while calls come more often than that."},
+    {.key = "log_level",
+     G_ENUM(log_level, enum log_level),
+     .def = "info",
+     .values = LIST("debug", "info", "warn", "error"),
+     .help = "Log lines below this level are not written."},
+    {.key = "log_format",
+     G_ENUM(log_format, enum log_format),
+     .def = "logfmt",
+     .values = LIST("logfmt", "json"),
+     .help = "How log lines are written."},
+    {.key = "access_log", G_BOOL(access_log), .def = "true", .help = "Write a log line for each finished call."},
+    {.key = "max_message_bytes", G_SIZE(max_message_bytes), .def = "4194304", .min = KIB, .max = GIB, .help = "The largest request message."},
+    {.key = "max_json_depth",
+     G_INT(max_json_depth),
+     .def = "64",
+     .min = 1,
+     .max = JSON_DEPTH_MAX,
+     .help = "How deep JSON in requests and payloads may nest; [[1]] has depth 2."},
+    {.key = "max_header_bytes",
+     G_SIZE(max_header_bytes),
+     .def = "16384",
+     .min = KIB,
+     .max = MIB,
+     .help = "The size of a request's header fields in all."},
+    {.key = "max_connections",
+     G_INT(max_connections),
+     .def = "16384",
+     .min = 1,
+     .max = 1048576,
+     .help = "Connections open at a time; more wait to be accepted."},
+    {.key = "max_streams", G_INT(max_streams), .def = "128", .min = 1, .max = 10000, .help = "Calls at a time on one HTTP/2 connection."},
+    {.key = "idle_connection_s",
+     G_SECONDS(idle_connection_s),
+     .def = "300",
+     .min = 1,
+     .max = YEAR,
+     .help = "A caller's connection without calls is closed after that time."},
+    {.key = "shutdown_grace_s",
+     G_SECONDS(shutdown_grace_s),
+     .def = "25",
+     .max = YEAR,
+     .help = "The time from SIGTERM until running calls are given up."},
+    {.key = "state_dir",
+     G_STRING(state_dir),
+     .pattern = "^/",
+     .form = "an absolute path of at most 64 bytes",
+     .max = 64,
+     .help = "The folder for the sockets of launched workers. Without it: one of its own below $XDG_RUNTIME_DIR or /tmp, removed at exit."},
+
+    // --- every environment ---
+    {.key = "description", E_STRING(description), .def = "", .help = "What the environment is for; shown to callers."},
+    {.key = "provider",
+     E_STRING(provider),
+     .values = provider_names,
+     .help = "How workers come to be. May be left out: the one of these objects that is given says it."},
+    {.key = "max_workers",
+     E_INT(max_workers),
+     .def = "8",
+     .min = 1,
+     .max = 10000,
+     .help = "How many workers run or start at most. With the provider static it is the number of urls, and may be left out."},
+    {.key = "sessions_per_worker",
+     E_INT(sessions_per_worker),
+     .def = "1",
+     .min = 1,
+     .max = 10000,
+     .help = "How many sessions a worker takes at a time. OpenEnv's own default (MAX_CONCURRENT_ENVS) is 1."},
+    {.key = "lease_s",
+     E_SECONDS(lease_s),
+     .def = "300",
+     .min = MOMENT,
+     .max = YEAR,
+     .help = "A session is closed after that time without any call that names it. Also the longest lease that a caller may ask for."},
+    {.key = "idle_timeout_s",
+     E_SECONDS(idle_timeout_s),
+     .def = "0",
+     .max = YEAR,
+     .help = "A session is closed after that time without Reset, Step or GetState, even when its lease is renewed. 0: no such limit."},
+    {.key = "step_timeout_s",
+     E_SECONDS(step_timeout_s),
+     .def = "600",
+     .min = MOMENT,
+     .max = YEAR,
+     .help = "A call that the worker does not answer in that time loses the session."},
+    {.key = "ready_timeout_s",
+     E_SECONDS(ready_timeout_s),
+     .def = "60",
+     .min = MOMENT,
+     .max = YEAR,
+     .help = "The time from a worker's launch until it must answer."},
+    {.key = "worker_idle_s",
+     E_SECONDS(worker_idle_s),
+     .def = "30",
+     .max = YEAR,
+     .help = "A launched worker without sessions is stopped after that time."},
+    {.key = "stop_grace_s", E_SECONDS(stop_grace_s), .def = "10", .max = YEAR, .help = "The time from SIGTERM to SIGKILL when a worker is stopped."},
+    {.key = "queue_limit", E_INT(queue_limit), .def = "16", .max = 10000, .help = "How many calls may wait for their turn on a session."},
+    {.key = "max_reply_bytes", E_SIZE(max_reply_bytes), .def = "104857600", .min = KIB, .max = GIB, .help = "The largest message from a worker."},
+    {.key = "headers",
+     E_PAIRS(headers),
+     .name_pattern = "^[!#$%&'*+.^_`|~0-9A-Za-z-]+$",
+     .pattern = "^([!-~]([ -~]*[!-~])?)?$",
+     .name_form = "a header field's name (RFC 9110)",
+     .form = "printable ASCII with no space at either end",
+     .help = "Header fields sent with every request to a worker, as on its WebSocket upgrade; say, a bearer token."},
+    {.key = "env_vars",
+     E_PAIRS(env_vars),
+     .name_pattern = "^[A-Za-z_][A-Za-z0-9_]*$",
+     .name_form = "letters, digits and '_', with no digit in front",
+     .help = "Environment variables of the workers. Not for static."},
+
+    // --- provider static ---
+    {.key = "urls",
+     .provider = "static",
+     E_STRINGS(urls),
+     .required = true,
+     .min = 1,
+     .max = 10000,
+     .pattern = "^(https?://" HOST_PATTERN "(:" PORT_PATTERN ")?(/[!\"$->@-~]*)?|unix:/.+)$",
+     .form = "http(s)://HOST[:PORT][/BASE] or unix:/PATH",
+     .help = "Workers that run already, one url each."},
+    {.key = "ca_file",
+     .provider = "static",
+     E_STRING(ca_file),
+     .min = 1,
+     .help = "A PEM file of the authorities that https workers' certificates are checked against. Without it: the system's."},
+
+    // --- provider process ---
+    {.key = "command",
+     .provider = "process",
+     E_STRINGS(command),
+     .required = true,
+     .min = 1,
+     .help = "The program and its arguments. {port} stands for a free port, {socket} for the path of a unix socket to listen on, {host} for "
+             "127.0.0.1. Exactly "
+             "one of {port} and {socket} must appear, here or in env_vars' values."},
+    {.key = "cwd", .provider = "process", E_STRING(cwd), .min = 1, .help = "The folder to run in. Without it: the gateway's own."},
+
+    // --- provider uv ---
+    {.key = "project",
+     .provider = "uv",
+     E_STRING(uv_project),
+     .min = 1,
+     .help = "The path of an OpenEnv project. Exactly one of project, space and project_url is needed."},
+    {.key = "space",
+     .provider = "uv",
+     E_STRING(uv_space),
+     .pattern = "^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$",
+     .form = "ORG/NAME",
+     .help = "A Hugging Face Space."},
+    {.key = "project_url",
+     .provider = "uv",
+     E_STRING(uv_project_url),
+     .pattern = "^[^-]",
+     .form = "a requirement that `uv run --with` takes",
+     .help = "Where to install the project from: anything that `uv run --with` takes."},
+    {.key = "app",
+     .provider = "uv",
+     E_STRING(uv_app),
+     .pattern = "^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_.]*$",
+     .form = "MODULE:NAME",
+     .help = "An ASGI app, run by uvicorn. Without it: the project's `server` script."},
+    {.key = "path", .provider = "uv", E_STRING(uv_path), .def = "uv", .min = 1, .help = "The uv program."},
+    {.key = "args", .provider = "uv", E_STRINGS(uv_args), .help = "More arguments of `uv run`."},
+    {.key = "server_args", .provider = "uv", E_STRINGS(server_args), .help = "More arguments of the server."},
+
+    // --- provider docker ---
+    {.key = "image",
+     .provider = "docker",
+     E_STRING(image),
+     .required = true,
+     .pattern = "^[A-Za-z0-9][A-Za-z0-9._/:@-]*$",
+     .form = "an image's name",
+     .help = "The image. It is pulled when it is not there."},
+    {.key = "port",
+     .provider = "docker",
+     E_INT(port),
+     .def = "8000",
+     .min = 1,
+     .max = 65535,
+     .help = "The port that the worker listens on in the container."},
+    {.key = "host",
+     .provider = "docker",
+     E_STRING(docker_host),
+     .def = "unix:///var/run/docker.sock",
+     .pattern = "^unix:///.",
+     .form = "unix:///PATH",
+     .help = "The Docker Engine's socket."},
+    {.key = "labels",
+     .provider = "docker",
+     E_PAIRS(labels),
+     .name_pattern = "^[A-Za-z0-9][A-Za-z0-9._/-]*$",
+     .name_form = "letters, digits, '.', '_', '/' and '-', with a letter or digit in front",
+     .help = "Labels of the container, beside the gateway's own."},
+    {.key = "network", .provider = "docker", E_STRING(network), .min = 1, .help = "The network's mode or name. Without it: the Engine's default."},
+    {.key = "publish",
+     .provider = "docker",
+     E_BOOL(publish),
+     .def = "false",
+     .help = "Reach the worker through a port published on 127.0.0.1 in place of the container's address: slower, but needed where that is out of "
+             "reach."},
+    {.key = "init", .provider = "docker", E_BOOL(init), .def = "true", .help = "Run an init process in the container, so that it stops at once."},
+    {.key = "memory_bytes",
+     .provider = "docker",
+     E_SIZE(memory_bytes),
+     .def = "0",
+     .max = 64 * TIB,
+     .help = "The container's memory limit. 0: none."},
+    {.key = "cpus", .provider = "docker", E_NUMBER(cpus), .def = "0", .max = 1024, .unit = "CPUs", .help = "The container's CPU limit. 0: none."},
+    {.key = "pids_limit",
+     .provider = "docker",
+     E_INT(pids_limit),
+     .def = "0",
+     .max = 4194304,
+     .help = "How many processes the container may have. 0: no limit."},
+    {.key = "command", .provider = "docker", E_STRINGS(docker_command), .help = "The command in place of the image's own."},
+
+    // --- provider builtin ---
+    {.key = "environment",
+     .provider = "builtin",
+     E_STRING(builtin),
+     .required = true,
+     .values = LIST("echo", "cartpole", "pixels"),
+     .help = "Which of the gateway's own environments, for trying it out and for measuring."},
+    {.key = "args", .provider = "builtin", E_STRINGS(builtin_args), .help = "More options of `envgate worker`."},
+};
+_Static_assert(sizeof settings / sizeof *settings == SETTINGS_COUNT, "SETTINGS_COUNT is wrong");
+
+bool setting_in(const struct setting *s, enum setting_scope scope, const char *provider)
+{
+  return s->scope == scope && str_eq(str_c(s->provider), str_c(provider));
+}
+
+const struct setting *setting_find(enum setting_scope scope, const char *provider, struct str key)
+{
+  for (int i = 0; i < SETTINGS_COUNT; i++)
+    if (setting_in(&settings[i], scope, provider) && str_eq(str_c(settings[i].key), key))
+      return &settings[i];
+  return NULL;
+}

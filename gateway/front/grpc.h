@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: Apache-2.0
+// The gRPC front: HTTP/2 connections on one side (nghttp2), calls of rpc/rpc.h on the other. A reactor has one, used by its thread only.
+#ifndef ENVGATE_FRONT_GRPC_H
+#define ENVGATE_FRONT_GRPC_H
+
+#include <stdbool.h>
+
+#include "base/err.h"
+#include "runtime/reactor.h"
+
+// Makes r->grpc_front. After rpc_init.
+bool grpc_front_init(struct reactor *r, struct err *e);
+
+// Takes over a connection whose first bytes are HTTP/2's preface; nothing of it has been read. The descriptor is non-blocking. It is counted in
+// the metrics from here on. It is closed even when this returns false: out of memory.
+bool grpc_front_accept(struct reactor *r, int fd);
+
+// Asks every connection to go (GOAWAY): calls under way finish, new ones are refused in a way that lets clients try elsewhere.
+void grpc_front_drain(struct reactor *r);
+
+// How many connections are open.
+int grpc_front_count(const struct reactor *r);
+
+// True while a call is open or a reply is not yet in the kernel's hands: closing now would lose it.
+bool grpc_front_busy(const struct reactor *r);
+
+// Cancels every call, closes every connection and frees the front. NULL fronts are fine. Before rpc_free.
+void grpc_front_free(struct reactor *r);
+
+#endif

@@ -1,0 +1,461 @@
+// SPDX-License-Identifier: Apache-2.0
+// An HTTP/2 connection: the socket, nghttp2's session, and what a peer may not do to us.
+//
+// One read a turn, of up to 64 KiB; all that it leads to, and all that calls answer meanwhile, is written at the turn's end, in one send if it fits.
+// What the socket does not take waits in `out`, and until it is gone nghttp2 is asked for no more: so a peer that does not read holds at most that
+// buffer and, by flow control, the replies of its own calls.
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "config/config.h"
+#include "front/grpc_internal.h"
+
+enum {
+  // A stream's window: at 10 ms of round trip it lets 100 MB/s through, and nearly every message fits without waiting for an update.
+  // It costs no memory by itself: bytes are taken as they come, up to max_message_bytes.
+  STREAM_WINDOW = 1 << 20,
+  CONNECTION_WINDOW = 4 << 20,
+  // Frames a second that ask for nothing (PING, RST_STREAM, SETTINGS, empty DATA …): so many are free, and four more for each frame that
+  // was sent for a call, since clients measure bandwidth by pings and update windows as they read.
+  NOISE_FREE = 1000,
+  NOISE_PER_WORK = 4,
+  // Read, and written, in a turn: the other connections want theirs.
+  MAX_READS = 16,
+  TURN_MAX = 1 << 20,
+  LAST_CALL_MS = 200, // between the notice of a GOAWAY and the GOAWAY: calls that cross it on the way still count
+  LINGER_MS = 1000,   // for the peer to read the last bytes and close
+};
+
+static struct grpc_stream *stream_of(nghttp2_session *h2, int32_t id)
+{
+  return id ? nghttp2_session_get_stream_user_data(h2, id) : NULL;
+}
+
+void grpc_conn_touch(struct grpc_conn *c)
+{
+  turn_end_add(c->front->r, &c->flush);
+}
+
+static void arm(struct grpc_conn *c, nsec in)
+{
+  timer_set(c->front->r, &c->timer, nsec_add(c->front->r->now, in));
+}
+
+static int on_send_data(nghttp2_session *h2, nghttp2_frame *frame, const uint8_t *head, size_t n, nghttp2_data_source *source, void *ctx);
+
+// --- nghttp2's callbacks. In them nothing may end the session or the connection. -------------------------------------------------------------
+
+static bool is_noise(const nghttp2_frame_hd *hd)
+{
+  switch (hd->type) {
+  case NGHTTP2_HEADERS:
+    return false;
+  case NGHTTP2_DATA:
+    return hd->length == 0 && !(hd->flags & NGHTTP2_FLAG_END_STREAM);
+  default:
+    return true;
+  }
+}
+
+static int on_begin_frame(nghttp2_session *h2, const nghttp2_frame_hd *hd, void *ctx)
+{
+  struct grpc_conn *c = ctx;
+  if (!is_noise(hd))
+    return 0;
+  nsec now = c->front->r->now;
+  if (now - c->second >= NSEC_PER_S) {
+    c->second = now;
+    c->noise = c->work = 0;
+  }
+  if (++c->noise > NOISE_FREE && c->noise - NOISE_FREE > (uint64_t)c->work * NOISE_PER_WORK)
+    nghttp2_session_terminate_session(h2, NGHTTP2_ENHANCE_YOUR_CALM);
+  return 0;
+}
+
+static int on_begin_headers(nghttp2_session *h2, const nghttp2_frame *frame, void *ctx)
+{
+  struct grpc_conn *c = ctx;
+  if (frame->hd.type != NGHTTP2_HEADERS || frame->headers.cat != NGHTTP2_HCAT_REQUEST)
+    return 0;
+  struct grpc_stream *s = grpc_stream_open(c, frame->hd.stream_id);
+  if (!s)
+    return nghttp2_submit_rst_stream(h2, NGHTTP2_FLAG_NONE, frame->hd.stream_id, NGHTTP2_REFUSED_STREAM);
+  c->active = c->front->r->now;
+  return nghttp2_session_set_stream_user_data(h2, frame->hd.stream_id, s);
+}
+
+static int on_header(nghttp2_session *h2, const nghttp2_frame *frame, const uint8_t *name, size_t name_n, const uint8_t *value, size_t value_n,
+                     uint8_t flags, void *ctx)
+{
+  (void)flags;
+  (void)ctx;
+  if (frame->hd.type != NGHTTP2_HEADERS || frame->headers.cat != NGHTTP2_HCAT_REQUEST)
+    return 0; // a caller's trailers say nothing in gRPC
+  struct grpc_stream *s = stream_of(h2, frame->hd.stream_id);
+  if (s)
+    grpc_stream_header(s, (struct str){(const char *)name, name_n}, (struct str){(const char *)value, value_n});
+  return 0;
+}
+
+static int on_data(nghttp2_session *h2, uint8_t flags, int32_t id, const uint8_t *p, size_t n, void *ctx)
+{
+  struct grpc_stream *s = stream_of(h2, id);
+  (void)flags;
+  (void)ctx;
+  if (s)
+    grpc_stream_data(s, (struct str){(const char *)p, n});
+  else
+    nghttp2_session_consume_connection(h2, n);
+  return 0;
+}
+
+static int on_frame(nghttp2_session *h2, const nghttp2_frame *frame, void *ctx)
+{
+  (void)ctx;
+  if (frame->hd.type != NGHTTP2_HEADERS && frame->hd.type != NGHTTP2_DATA)
+    return 0;
+  struct grpc_stream *s = stream_of(h2, frame->hd.stream_id);
+  if (!s)
+    return 0;
+  if (frame->hd.type == NGHTTP2_HEADERS && frame->headers.cat == NGHTTP2_HCAT_REQUEST)
+    grpc_stream_head(s);
+  if (frame->hd.flags & NGHTTP2_FLAG_END_STREAM)
+    grpc_stream_end(s);
+  return 0;
+}
+
+// After the reply's end the rest of the request is of no use: RST_STREAM(NO_ERROR) says so (RFC 9113, section 8.1).
+static int on_sent(nghttp2_session *h2, const nghttp2_frame *frame, void *ctx)
+{
+  struct grpc_conn *c = ctx;
+  if (frame->hd.type != NGHTTP2_HEADERS && frame->hd.type != NGHTTP2_DATA)
+    return 0;
+  c->work++;
+  if ((frame->hd.flags & NGHTTP2_FLAG_END_STREAM) && nghttp2_session_get_stream_remote_close(h2, frame->hd.stream_id) == 0)
+    nghttp2_submit_rst_stream(h2, NGHTTP2_FLAG_NONE, frame->hd.stream_id, NGHTTP2_NO_ERROR);
+  return 0;
+}
+
+static int on_stream_close(nghttp2_session *h2, int32_t id, uint32_t error, void *ctx)
+{
+  struct grpc_stream *s = stream_of(h2, id);
+  (void)error;
+  (void)ctx;
+  if (s) {
+    nghttp2_session_set_stream_user_data(h2, id, NULL);
+    grpc_stream_close(s);
+  }
+  return 0;
+}
+
+bool grpc_conn_setup(struct grpc_front *f)
+{
+  if (nghttp2_session_callbacks_new(&f->callbacks) || nghttp2_option_new(&f->option))
+    return false;
+  nghttp2_session_callbacks *cb = f->callbacks;
+  nghttp2_session_callbacks_set_on_begin_frame_callback(cb, on_begin_frame);
+  nghttp2_session_callbacks_set_on_begin_headers_callback(cb, on_begin_headers);
+  nghttp2_session_callbacks_set_on_header_callback(cb, on_header);
+  nghttp2_session_callbacks_set_on_data_chunk_recv_callback(cb, on_data);
+  nghttp2_session_callbacks_set_on_frame_recv_callback(cb, on_frame);
+  nghttp2_session_callbacks_set_on_frame_send_callback(cb, on_sent);
+  nghttp2_session_callbacks_set_send_data_callback(cb, on_send_data);
+  nghttp2_session_callbacks_set_on_stream_close_callback(cb, on_stream_close);
+  nghttp2_option_set_no_auto_window_update(f->option, 1);
+  nghttp2_option_set_no_closed_streams(f->option, 1);
+  // Resets are counted here, with all else that is noise; nghttp2's own bound (33 a second) would hit a trainer that cancels a batch.
+  nghttp2_option_set_stream_reset_rate_limit(f->option, UINT32_MAX, UINT32_MAX);
+  return true;
+}
+
+// --- the end -------------------------------------------------------------------------------------------------------------------------------
+
+static void end_session(struct grpc_conn *c)
+{
+  struct list *node;
+  while ((node = list_pop(&c->streams))) {
+    struct grpc_stream *s = CONTAINER_OF(node, struct grpc_stream, link);
+    nghttp2_session_set_stream_user_data(c->h2, s->id, NULL);
+    grpc_stream_close(s);
+  }
+  nghttp2_session_del(c->h2);
+  c->h2 = NULL;
+}
+
+void grpc_conn_close(struct grpc_conn *c)
+{
+  struct grpc_front *f = c->front;
+  if (c->h2)
+    end_session(c);
+  io_close(c->io);
+  close(c->fd);
+  timer_unset(f->r, &c->timer);
+  list_remove(&c->flush.link); // last, as ending calls may have queued it
+  list_remove(&c->link);
+  buf_free(&c->out);
+  f->count--;
+  metric_add(f->r->metrics, METRIC_connections, -1);
+  free(c);
+}
+
+// All is said. Closing now could lose it: bytes of the peer that nobody read make the kernel reset the connection.
+static void linger(struct grpc_conn *c)
+{
+  end_session(c);
+  shutdown(c->fd, SHUT_WR);
+  io_events(c->io, IO_READ | IO_EDGE);
+  arm(c, LINGER_MS * NSEC_PER_MS);
+}
+
+static void go(struct grpc_conn *c)
+{
+  c->state = CONN_GOING;
+  nghttp2_submit_goaway(c->h2, NGHTTP2_FLAG_NONE, nghttp2_session_get_last_proc_stream_id(c->h2), NGHTTP2_NO_ERROR, NULL, 0);
+  grpc_conn_touch(c);
+}
+
+void grpc_conn_drain(struct grpc_conn *c)
+{
+  if (!c->h2 || c->state != CONN_OPEN)
+    return;
+  c->state = CONN_NOTICED;
+  nghttp2_submit_shutdown_notice(c->h2);
+  grpc_conn_touch(c);
+  arm(c, LAST_CALL_MS * NSEC_PER_MS);
+}
+
+// --- time ----------------------------------------------------------------------------------------------------------------------------------
+
+static bool busy(struct grpc_conn *c)
+{
+  LIST_EACH (node, &c->streams)
+    if (grpc_stream_busy(CONTAINER_OF(node, struct grpc_stream, link)))
+      return true;
+  return false;
+}
+
+// One timer for all; it is not moved with each call, but looks when it fires.
+static void on_timer(struct timer *t)
+{
+  struct grpc_conn *c = CONTAINER_OF(t, struct grpc_conn, timer);
+  nsec now = c->front->r->now, idle = nsec_from_s(c->front->r->config->idle_connection_s);
+  if (!c->h2) { // it has lingered
+    grpc_conn_close(c);
+    return;
+  }
+  if (c->state == CONN_NOTICED) {
+    go(c);
+    arm(c, idle);
+    return;
+  }
+  nsec since = c->out.n ? c->progress : c->active;
+  if (now < nsec_add(since, idle)) {
+    arm(c, nsec_add(since, idle) - now);
+    return;
+  }
+  if (c->out.n || c->state == CONN_GOING) {
+    // It does not read, or it had its GOAWAY: a call that is still being worked on is the only excuse.
+    if (c->out.n || !busy(c))
+      grpc_conn_close(c);
+    else
+      arm(c, idle);
+    return;
+  }
+  if (busy(c))
+    arm(c, idle);
+  else
+    grpc_conn_drain(c);
+}
+
+// --- bytes ---------------------------------------------------------------------------------------------------------------------------------
+
+// Sends, or keeps what the socket does not take. False: the connection is dead or there is no memory.
+static bool put(struct grpc_conn *c, const char *p, size_t n)
+{
+  while (n && !c->out.n) {
+    ssize_t sent = send(c->fd, p, n, MSG_NOSIGNAL);
+    if (sent < 0 && errno == EINTR)
+      continue;
+    if (sent < 0 && errno != EAGAIN)
+      return false;
+    if (sent < 0)
+      break;
+    c->progress = c->front->r->now;
+    p += sent;
+    n -= (size_t)sent;
+  }
+  if (n && !c->out.n)
+    c->progress = c->front->r->now; // the wait begins
+  return n == 0 || buf_add(&c->out, p, n);
+}
+
+static bool put_rest(struct grpc_conn *c)
+{
+  struct buf rest = c->out;
+  c->out = (struct buf){0};
+  bool ok = put(c, rest.p, rest.n);
+  buf_free(&rest);
+  return ok;
+}
+
+// Sends what has been gathered. False: the connection is dead.
+static bool flush_gathered(struct grpc_conn *c)
+{
+  struct grpc_front *f = c->front;
+  size_t n = f->out_n;
+  f->out_n = 0;
+  return put(c, f->out, n);
+}
+
+// Where `n` bytes (at most GRPC_SCRATCH) may be gathered; NULL: the socket takes no more now, or the connection is dead.
+static char *gather(struct grpc_conn *c, size_t n)
+{
+  struct grpc_front *f = c->front;
+  if (n > GRPC_SCRATCH - f->out_n && (!flush_gathered(c) || c->out.n))
+    return NULL;
+  char *to = f->out + f->out_n;
+  f->out_n += n;
+  f->out_total += n;
+  return to;
+}
+
+// A frame of a reply, from the reply's own bytes into what goes to the socket: the one copy on their way.
+static int on_send_data(nghttp2_session *h2, nghttp2_frame *frame, const uint8_t *head, size_t n, nghttp2_data_source *source, void *ctx)
+{
+  enum { HEAD = 9 };
+  struct grpc_conn *c = ctx;
+  (void)h2;
+  (void)frame;
+  char *to = c->front->out_total < TURN_MAX ? gather(c, HEAD + n) : NULL;
+  if (!to)
+    return NGHTTP2_ERR_WOULDBLOCK; // it is asked for again
+  memcpy(to, head, HEAD);
+  grpc_stream_take(source->ptr, to + HEAD, n);
+  return 0;
+}
+
+// Sends what nghttp2 has, gathered into large writes, until it has no more, the socket is full, or it is enough for a turn, which sets *more.
+// False: the connection is dead.
+static bool pump(struct grpc_conn *c, bool *more)
+{
+  struct grpc_front *f = c->front;
+  f->out_n = f->out_total = 0;
+  if (c->out.n && !put_rest(c))
+    return false;
+  while (!c->out.n) {
+    const uint8_t *p = NULL;
+    ssize_t got = f->out_total < TURN_MAX ? nghttp2_session_mem_send(c->h2, &p) : 0;
+    if (got < 0)
+      return false;
+    if (got == 0 && !c->out.n) {
+      *more = f->out_total >= TURN_MAX;
+      return flush_gathered(c);
+    }
+    char *to = got && (size_t)got <= GRPC_SCRATCH ? gather(c, (size_t)got) : NULL;
+    if (to)
+      memcpy(to, p, (size_t)got);
+    else if (got && (!flush_gathered(c) || !put(c, (const char *)p, (size_t)got)))
+      return false;
+  }
+  return true;
+}
+
+static void on_turn_end(struct turn_end *t)
+{
+  struct grpc_conn *c = CONTAINER_OF(t, struct grpc_conn, flush);
+  if (!c->h2)
+    return;
+  bool more = false;
+  if (!pump(c, &more)) {
+    grpc_conn_close(c);
+    return;
+  }
+  // What is left, and what becomes of the requests that were held, is for the next turn.
+  io_events(c->io, IO_READ | IO_EDGE | (c->out.n || more || c->unheld ? IO_WRITE : 0));
+  if (more || c->unheld)
+    io_again(c->io);
+  if (!c->out.n && !more && !nghttp2_session_want_read(c->h2) && !nghttp2_session_want_write(c->h2))
+    linger(c);
+}
+
+// Reads until a read is short: that was all. With `ends` the peer's end is behind it and must be read, too. False: the connection is over.
+static bool take(struct grpc_conn *c, bool ends)
+{
+  char *p = c->front->in;
+  for (int i = 0; i < MAX_READS; i++) {
+    ssize_t n = recv(c->fd, p, GRPC_SCRATCH, 0);
+    if (n < 0 && errno == EINTR)
+      continue;
+    if (n < 0)
+      return errno == EAGAIN;
+    if (n == 0)
+      return false;
+    if (c->h2 && nghttp2_session_mem_recv(c->h2, (const uint8_t *)p, (size_t)n) < 0)
+      return false;
+    if (n < GRPC_SCRATCH && !ends)
+      return true;
+  }
+  io_again(c->io);
+  return true;
+}
+
+static void look_at_held(struct grpc_conn *c)
+{
+  c->unheld = false;
+  LIST_EACH (node, &c->streams)
+    grpc_stream_resume(CONTAINER_OF(node, struct grpc_stream, link));
+}
+
+static void on_io(void *ctx, int events)
+{
+  struct grpc_conn *c = ctx;
+  if ((events & (IO_READ | IO_HANGUP)) && !take(c, events & IO_HANGUP)) {
+    grpc_conn_close(c);
+    return;
+  }
+  if (c->unheld && c->h2)
+    look_at_held(c);
+  grpc_conn_touch(c);
+}
+
+static bool open_session(struct grpc_conn *c)
+{
+  const struct config *config = c->front->r->config;
+  if (nghttp2_session_server_new2(&c->h2, c->front->callbacks, c, c->front->option))
+    return false;
+  nghttp2_settings_entry settings[] = {
+      {NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, (uint32_t)config->max_streams},
+      {NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, STREAM_WINDOW},
+      {NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE, (uint32_t)config->max_header_bytes},
+      {NGHTTP2_SETTINGS_NO_RFC7540_PRIORITIES, 1}, // no tree to keep
+  };
+  return !nghttp2_submit_settings(c->h2, NGHTTP2_FLAG_NONE, settings, sizeof settings / sizeof *settings) &&
+         !nghttp2_session_set_local_window_size(c->h2, NGHTTP2_FLAG_NONE, 0, CONNECTION_WINDOW);
+}
+
+bool grpc_conn_open(struct grpc_front *f, int fd)
+{
+  struct grpc_conn *c = calloc(1, sizeof *c);
+  if (!c)
+    return false;
+  nsec now = clock_mono();
+  *c = (struct grpc_conn){.front = f, .fd = fd, .flush.run = on_turn_end, .timer.fire = on_timer, .active = now, .progress = now};
+  list_init(&c->link);
+  list_init(&c->flush.link);
+  list_init(&c->streams);
+  if (!open_session(c) || !(c->io = io_open(f->r, fd, IO_READ | IO_EDGE, on_io, c)) ||
+      !timer_set(f->r, &c->timer, nsec_add(now, nsec_from_s(f->r->config->idle_connection_s)))) {
+    io_close(c->io);
+    nghttp2_session_del(c->h2);
+    free(c);
+    return false;
+  }
+  list_append(&f->conns, &c->link);
+  f->count++;
+  metric_add(f->r->metrics, METRIC_connections_opened_total, 1);
+  metric_add(f->r->metrics, METRIC_connections, 1);
+  grpc_conn_touch(c);
+  return true;
+}

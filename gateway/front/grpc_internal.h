@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+// What grpc.c (the front), grpc_conn.c (a connection) and grpc_stream.c (a call) share. Nobody else includes it.
+#ifndef ENVGATE_FRONT_GRPC_INTERNAL_H
+#define ENVGATE_FRONT_GRPC_INTERNAL_H
+
+#include <nghttp2/nghttp2.h>
+
+#include "base/buf.h"
+#include "base/list.h"
+#include "front/grpc_wire.h"
+#include "rpc/rpc.h"
+#include "runtime/reactor.h"
+
+enum {
+  GRPC_SCRATCH = 64 << 10,  // a read, and a write, are at most this large
+  GRPC_SPARE_STREAMS = 256, // stream objects kept for reuse by a reactor
+  GRPC_REQUEST_ID = sizeof((struct call){0}.id),
+};
+
+struct grpc_front {
+  struct reactor *r;
+  struct list conns;
+  int count;
+  bool draining;
+  nghttp2_session_callbacks *callbacks;
+  nghttp2_option *option;
+  struct list spare; // streams
+  int spares;
+  char in[GRPC_SCRATCH], out[GRPC_SCRATCH]; // used within one callback only
+  size_t out_n, out_total;                  // gathered in `out`; gathered in this turn of a connection
+};
+
+struct grpc_conn {
+  struct grpc_front *front;
+  struct list link; // front->conns
+  int fd;
+  struct io *io;
+  nghttp2_session *h2; // NULL: over; it only lingers for the peer to read the rest
+  struct turn_end flush;
+  struct timer timer;
+  struct list streams;
+  struct buf out;                                     // bytes that the socket did not take; while there are any, no more are made
+  nsec active;                                        // the last time that a call began, ended or got data
+  nsec progress;                                      // the last time that the socket took bytes
+  nsec second;                                        // the start of the second that the two counts are of
+  uint32_t noise;                                     // frames received that ask for nothing
+  uint32_t work;                                      // frames sent for calls
+  enum { CONN_OPEN, CONN_NOTICED, CONN_GOING } state; // GOAWAY not sent; sent as a notice; sent for good
+  bool unheld;                                        // a stream's replies have gone, and what it held can be looked at
+};
+
+// A call on its HTTP/2 stream. It lives until the stream closes; the call may end sooner or later.
+struct grpc_stream {
+  struct list link; // conn->streams, or front->spare
+  struct grpc_conn *conn;
+  int32_t id;
+  struct call *call; // NULL once it has ended
+
+  // the request
+  struct str verb, path;  // in the call's arena
+  struct header *headers; // in the call's arena
+  size_t header_count, header_room, header_bytes;
+  bool headers_lost; // out of memory
+  bool request_done; // the peer has sent its last
+  struct grpc_frames frames;
+  struct buf held; // bytes not looked at, as the peer lets its replies pile up; their window is not given back
+
+  // the reply
+  enum codec codec;
+  uint8_t prefix[GRPC_PREFIX]; // goes before `out`
+  size_t prefix_at;
+  struct buf out; // messages not yet in frames
+  size_t out_at;
+  bool headed;                 // the reply's headers are submitted
+  bool ended;                  // after `out` comes the end
+  bool given_up;               // reset, for not reading its replies
+  int http_status;             // not 0: the answer is not gRPC, but this status and a text
+  char status[4];              // grpc-status
+  struct buf message, details; // grpc-message, grpc-status-details-bin
+  char request_id[GRPC_REQUEST_ID];
+};
+
+// --- grpc_conn.c
+
+// False: out of memory; `fd` is still the caller's.
+bool grpc_conn_open(struct grpc_front *f, int fd);
+// GOAWAY; the connection closes when its calls have ended.
+void grpc_conn_drain(struct grpc_conn *c);
+// Closes it at once; its calls are cancelled.
+void grpc_conn_close(struct grpc_conn *c);
+// Has what is queued sent at the end of the turn.
+void grpc_conn_touch(struct grpc_conn *c);
+bool grpc_conn_setup(struct grpc_front *f);
+
+// --- grpc_stream.c: what a connection tells a stream. None of them frees it.
+
+// NULL: out of memory.
+struct grpc_stream *grpc_stream_open(struct grpc_conn *c, int32_t id);
+void grpc_stream_header(struct grpc_stream *s, struct str name, struct str value);
+// The headers are complete.
+void grpc_stream_head(struct grpc_stream *s);
+void grpc_stream_data(struct grpc_stream *s, struct str bytes);
+// The peer has sent its last.
+void grpc_stream_end(struct grpc_stream *s);
+// Moves the next `n` bytes of the reply, which nghttp2 was told of, to `to`.
+void grpc_stream_take(struct grpc_stream *s, char *to, size_t n);
+
+// Goes on with the bytes that are held, if its replies have gone.
+void grpc_stream_resume(struct grpc_stream *s);
+
+// The HTTP/2 stream is gone: cancels the call if it still runs, and frees the stream.
+void grpc_stream_close(struct grpc_stream *s);
+
+// True for a call that waits for us, or is a stream: silence from its peer is no reason to end it.
+bool grpc_stream_busy(const struct grpc_stream *s);
+
+#endif

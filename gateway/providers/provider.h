@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+// How workers come to be. A provider launches one worker at a time, says where it is, tells when it died, and stops it. Readiness is none of its business
+// (pool/readiness.h probes that). A provider sees this header and what is below it, no more.
+//
+// All on reactor 0. Callbacks run on its thread and never inside start or stop.
+#ifndef ENVGATE_PROVIDERS_PROVIDER_H
+#define ENVGATE_PROVIDERS_PROVIDER_H
+
+#include "config/config.h"
+#include "runtime/reactor.h"
+#include "upstream/http_client.h"
+
+struct ports;
+
+// A provider's own state for one worker; the first member of its struct.
+struct launch {
+  const struct provider *provider;
+};
+
+struct launch_spec {
+  struct reactor *reactor;
+  const struct env_config *env;
+  const char *worker_id; // unique in this gateway's life and short, fit for names and labels
+  const char *instance;  // the gateway's own id, for labels
+  const char *state_dir; // for unix sockets
+  struct ports *ports;   // TCP ports given to workers on this machine (providers/ports.h)
+  int ordinal;           // static: which of the environment's urls
+};
+
+struct launch_events {
+  // It was launched and will listen at `ep` (copied by the callee if kept; its ca_file and headers are the callee's to set). Readiness comes later. Called
+  // again when it had to be launched anew at another address because its port was taken.
+  void (*started)(void *ctx, const struct endpoint *ep);
+  // It could not be launched, or it ended by itself, before or after `started`. `e` is FAILED_PRECONDITION (WORKER_START_FAILED) with what happened (exit code or
+  // signal, Engine error) in the first line and the last lines of its log in those after (log_tail_explain). Called at most once; everything of the worker is cleaned up already. Not after stop.
+  // The launch stays valid until stop, which must still be called and only frees then.
+  void (*ended)(void *ctx, const struct err *e);
+};
+
+struct provider {
+  const char *name; // as in the configuration
+  // Launches. NULL with `e` set when it cannot even begin. spec's pointers live as long as the launch, except worker_id, which is copied.
+  struct launch *(*start)(const struct launch_spec *spec, const struct launch_events *events, void *ctx, struct err *e);
+  // The last lines of the worker's output, at most `max` bytes, as UTF-8 text for error messages ("" where there is none).
+  void (*log_tail)(struct launch *l, char *text, size_t max);
+  // Stops the worker and all that belongs to it (process group, container): SIGTERM, after stop_grace_s SIGKILL. `stopped` is called once nothing is left; the launch
+  // is freed by then. After stop no other callback comes. Fine in every state, also while it starts.
+  void (*stop)(struct launch *l, void (*stopped)(void *ctx), void *ctx);
+};
+
+// The provider of that name, or NULL.
+const struct provider *provider_find(const char *name);
+
+#endif

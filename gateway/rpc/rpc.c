@@ -1,0 +1,485 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "rpc/rpc.h"
+
+#include <assert.h>
+#include <stdlib.h>
+
+#include "base/id.h"
+#include "config/config.h"
+#include "rpc/rest.h"
+#include "runtime/log.h"
+#include "transcode/transcode.h"
+
+enum {
+  MAX_REPLY = 512 << 20, // an encoded reply; the worker's own limit (max_reply_bytes) is met before
+  SPARE_CALLS = 64,      // call objects kept for reuse
+};
+
+struct rpc {
+  const struct rpc_handler **handlers; // by method; NULL: not served
+  int *table;                          // method index + 1 by hash of its path; open addressing
+  size_t mask;
+  struct list calls; // whose home is here
+  int count;
+  struct random_pool random; // for request ids
+  struct call *spare[SPARE_CALLS];
+  int spares;
+};
+
+// --- methods -------------------------------------------------------------------------------------------------------------------------------
+
+bool rpc_init(struct reactor *r, const struct rpc_handler *handlers)
+{
+  struct rpc *rpc = calloc(1, sizeof *rpc);
+  if (!rpc)
+    return false;
+  r->rpc = rpc;
+  list_init(&rpc->calls);
+  size_t size = 4;
+  while (size < (size_t)rpc_method_count * 2)
+    size *= 2;
+  rpc->mask = size - 1;
+  rpc->table = calloc(size, sizeof *rpc->table);
+  rpc->handlers = calloc((size_t)rpc_method_count, sizeof(const struct rpc_handler *));
+  if (!rpc->table || !rpc->handlers)
+    return false;
+  for (int i = 0; i < rpc_method_count; i++) {
+    size_t at = hash_fnv(0, str_c(rpc_methods[i].path)) & rpc->mask;
+    while (rpc->table[at])
+      at = (at + 1) & rpc->mask;
+    rpc->table[at] = i + 1;
+  }
+  for (const struct rpc_handler *h = handlers; h->path; h++) {
+    int index;
+    if (rpc_find(r, str_c(h->path), &index))
+      rpc->handlers[index] = h;
+  }
+  return true;
+}
+
+static void call_destroy(struct call *c)
+{
+  arena_free(&c->arena);
+  buf_free(&c->out);
+  free(c);
+}
+
+void rpc_free(struct reactor *r)
+{
+  struct rpc *rpc = r->rpc;
+  if (!rpc)
+    return;
+  LIST_EACH (node, &rpc->calls) {
+    struct call *c = CONTAINER_OF(node, struct call, link);
+    timer_unset(c->begun ? c->owner : r, &c->deadline_timer);
+    call_destroy(c);
+  }
+  while (rpc->spares)
+    call_destroy(rpc->spare[--rpc->spares]);
+  free(rpc->table);
+  free(rpc->handlers);
+  free(rpc);
+  r->rpc = NULL;
+}
+
+int rpc_calls(struct reactor *r)
+{
+  return r->rpc->count;
+}
+
+const struct rpc_method *rpc_find(struct reactor *r, struct str path, int *index)
+{
+  const struct rpc *rpc = r->rpc;
+  for (size_t at = hash_fnv(0, path) & rpc->mask; rpc->table[at]; at = (at + 1) & rpc->mask) {
+    int i = rpc->table[at] - 1;
+    if (str_eq(path, str_c(rpc_methods[i].path))) {
+      if (index)
+        *index = i;
+      return &rpc_methods[i];
+    }
+  }
+  return NULL;
+}
+
+// --- the life of a call --------------------------------------------------------------------------------------------------------------------
+
+static void on_deadline(struct timer *t);
+static void on_cancel_back(struct reactor *r, struct task *t);
+
+struct call *call_new(struct reactor *home, const struct call_front *front, void *front_ctx)
+{
+  struct rpc *rpc = home->rpc;
+  struct call *c = rpc->spares ? rpc->spare[--rpc->spares] : NULL;
+  if (!c) {
+    c = malloc(sizeof *c);
+    if (!c)
+      return NULL;
+    arena_init(&c->arena, 16 * (size_t)home->config->max_message_bytes + 65536);
+  }
+  // Everything but the arena, which keeps a chunk, and err, which is large and filled only when a call fails.
+  size_t after_arena = offsetof(struct call, arena) + sizeof c->arena, err_at = offsetof(struct call, err), after_err = err_at + sizeof c->err;
+  memset((char *)c + after_arena, 0, err_at - after_arena);
+  memset((char *)c + after_err, 0, sizeof *c - after_err);
+  err_clear(&c->err);
+  c->out.max = MAX_REPLY;
+  c->home = c->owner = home;
+  c->front = front;
+  c->front_ctx = front_ctx;
+  c->deadline = NSEC_NEVER;
+  c->arrived = clock_mono();
+  c->method_index = -1;
+  c->protocol = "";
+  c->deadline_timer.fire = on_deadline;
+  list_append(&rpc->calls, &c->link);
+  rpc->count++;
+  metric_add(home->metrics, METRIC_calls_in_flight, 1);
+  return c;
+}
+
+// At home, when the front has had the end and no errand points here any more.
+static void call_free(struct call *c)
+{
+  struct rpc *rpc = c->home->rpc;
+  list_remove(&c->link);
+  rpc->count--;
+  metric_add(c->home->metrics, METRIC_calls_in_flight, -1);
+  if (rpc->spares == SPARE_CALLS) {
+    call_destroy(c);
+    return;
+  }
+  arena_reset(&c->arena);
+  buf_free(&c->out);
+  rpc->spare[rpc->spares++] = c;
+}
+
+struct str call_header(const struct call *c, struct str name)
+{
+  for (size_t i = 0; i < c->header_count; i++)
+    if (str_eq(c->headers[i].name, name))
+      return c->headers[i].value;
+  return STR("");
+}
+
+static bool all_of(struct str s, const char *set)
+{
+  for (size_t i = 0; i < s.n; i++)
+    if (!s.p[i] || !strchr(set, s.p[i]))
+      return false;
+  return true;
+}
+
+// The caller's ids go to logs, so only harmless ones are taken.
+static void take_ids(struct call *c)
+{
+  struct str id = call_header(c, STR("x-request-id"));
+  if (id.n && id.n < sizeof c->id && all_of(id, "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-_.:")) {
+    memcpy(c->id, id.p, id.n);
+    c->id[id.n] = '\0';
+  } else {
+    id_random(&c->home->rpc->random, c->id, 16);
+  }
+  // https://www.w3.org/TR/trace-context/#traceparent-header: version "-" trace-id "-" parent-id "-" flags
+  struct str trace = call_header(c, STR("traceparent"));
+  if (trace.n >= 55 && trace.p[2] == '-' && trace.p[35] == '-' && all_of((struct str){trace.p + 3, 32}, "0123456789abcdef")) {
+    memcpy(c->trace_id, trace.p + 3, 32);
+    c->trace_id[32] = '\0';
+  }
+}
+
+bool call_method(struct call *c, struct str path, struct err *e)
+{
+  take_ids(c);
+  c->method = rpc_find(c->home, path, &c->method_index);
+  if (!c->method)
+    return err_set(e, CODE_UNIMPLEMENTED, REASON_METHOD_NOT_FOUND, "no method %.*s; see reflection or /openapi.json", STR_ARG(path));
+  c->handler = c->home->rpc->handlers[c->method_index];
+  if (!c->handler)
+    return err_set(e, CODE_UNIMPLEMENTED, REASON_METHOD_NOT_FOUND, "method %s is not served here", c->method->path);
+  if (c->deadline != NSEC_NEVER && !timer_set(c->home, &c->deadline_timer, c->deadline))
+    return err_nomem(e);
+  return true;
+}
+
+// Ends a call that its handler did not end. On the owner's thread (home, before it has begun). `e` may be made more precise.
+static void end_unasked(struct call *c, struct err *e)
+{
+  if (c->started && c->handler->cancel)
+    c->handler->cancel(c, e);
+  rpc_finish(c, NULL, e);
+}
+
+static void on_deadline(struct timer *t)
+{
+  struct call *c = CONTAINER_OF(t, struct call, deadline_timer);
+  if (c->started && c->handler->deadline) {
+    c->handler->deadline(c);
+    return;
+  }
+  struct err e;
+  err_set(&e, CODE_DEADLINE_EXCEEDED, REASON_DEADLINE, "the deadline passed");
+  end_unasked(c, &e);
+}
+
+void call_deadline(struct call *c, nsec deadline)
+{
+  if (deadline >= c->deadline)
+    return;
+  c->deadline = deadline;
+  timer_set(c->owner, &c->deadline_timer, deadline);
+}
+
+// On the owner's thread.
+static void start(struct call *c)
+{
+  if (c->deadline != NSEC_NEVER && !timer_is_set(&c->deadline_timer) && !timer_set(c->owner, &c->deadline_timer, c->deadline)) {
+    struct err e;
+    err_nomem(&e);
+    rpc_finish(c, NULL, &e);
+    return;
+  }
+  c->started = true;
+  c->handler->start(c);
+}
+
+static void start_at_owner(struct reactor *r, struct task *t)
+{
+  (void)r;
+  start(CONTAINER_OF(t, struct call, to_owner));
+}
+
+static void begin(struct call *c)
+{
+  c->begun = true;
+  if (c->handler->route && c->home->count > 1)
+    c->owner = c->home->all[c->handler->route(c)];
+  if (c->owner == c->home) {
+    start(c);
+    return;
+  }
+  c->crossed = true;
+  timer_unset(c->home, &c->deadline_timer);
+  metric_add(c->home->metrics, METRIC_calls_crossed_total, 1);
+  c->to_owner.run = start_at_owner;
+  reactor_post(c->owner, &c->to_owner);
+}
+
+static void finish_with(struct call *c, enum code code, const char *reason, const char *text)
+{
+  struct err e;
+  err_set(&e, code, reason, "%s", text);
+  rpc_finish(c, NULL, &e);
+}
+
+static ProtobufCMessage *decode(struct call *c, struct str bytes, struct arena *a, struct err *e)
+{
+  int depth = (int)c->home->config->max_json_depth;
+  if (c->codec == CODEC_PROTO)
+    return proto_decode(c->method->input, bytes, depth, a, e);
+  struct transcode_options o = {.max_depth = depth};
+  return json_decode(c->method->input, bytes, &o, a, e);
+}
+
+static void stream_message(struct call *c, struct str bytes)
+{
+  struct arena a; // streams last, so each message has its own memory
+  arena_init(&a, 16 * (size_t)c->home->config->max_message_bytes + 65536);
+  struct err e;
+  ProtobufCMessage *m = decode(c, bytes, &a, &e);
+  if (!m)
+    end_unasked(c, &e);
+  else
+    c->handler->message(c, m);
+  arena_free(&a);
+}
+
+// Keeps a call alive over calls into its handler, which may end it.
+static void hold(struct call *c)
+{
+  c->errands++;
+}
+
+static void let_go(struct call *c)
+{
+  if (--c->errands == 0 && c->delivered)
+    call_free(c);
+}
+
+void call_message(struct call *c, struct str bytes)
+{
+  c->received += bytes.n;
+  if (c->method->client_streaming) {
+    hold(c);
+    if (!c->begun)
+      begin(c);
+    if (!c->finished)
+      stream_message(c, bytes);
+    let_go(c);
+    return;
+  }
+  if (c->request) {
+    finish_with(c, CODE_UNIMPLEMENTED, REASON_INVALID_REQUEST, "the method takes one message, and a second came");
+    return;
+  }
+  struct err e;
+  c->request = decode(c, bytes, &c->arena, &e);
+  if (!c->request)
+    rpc_finish(c, NULL, &e);
+}
+
+void call_request(struct call *c, ProtobufCMessage *m, size_t bytes)
+{
+  c->received += bytes;
+  c->request = m;
+}
+
+void call_end_of_messages(struct call *c)
+{
+  if (!c->method->client_streaming) {
+    if (c->request)
+      begin(c);
+    else
+      finish_with(c, CODE_UNIMPLEMENTED, REASON_INVALID_REQUEST, "the method takes one message, and none came");
+    return;
+  }
+  hold(c);
+  if (!c->begun)
+    begin(c);
+  if (!c->finished && c->handler->half_close)
+    c->handler->half_close(c);
+  let_go(c);
+}
+
+static void cancel_now(struct call *c)
+{
+  struct err e;
+  err_set(&e, CODE_CANCELLED, REASON_CANCELLED, "the caller cancelled or went away");
+  end_unasked(c, &e);
+}
+
+static void cancel_at_owner(struct reactor *r, struct task *t)
+{
+  struct call *c = CONTAINER_OF(t, struct call, cancel_task);
+  (void)r;
+  if (!c->finished)
+    cancel_now(c);
+  c->cancel_task.run = on_cancel_back;
+  reactor_post(c->home, &c->cancel_task);
+}
+
+static void on_cancel_back(struct reactor *r, struct task *t)
+{
+  struct call *c = CONTAINER_OF(t, struct call, cancel_task);
+  (void)r;
+  let_go(c);
+}
+
+void call_cancel(struct call *c)
+{
+  if (c->gone)
+    return;
+  c->gone = true;
+  if (!c->crossed) {
+    cancel_now(c);
+    return;
+  }
+  c->errands++;
+  c->cancel_task.run = cancel_at_owner;
+  reactor_post(c->owner, &c->cancel_task);
+}
+
+void call_refuse(struct call *c, const struct err *e)
+{
+  if (!c->id[0])
+    take_ids(c);
+  struct err precise = *e;
+  end_unasked(c, &precise);
+}
+
+// --- the end -------------------------------------------------------------------------------------------------------------------------------
+
+static bool encode(struct call *c, const ProtobufCMessage *m, struct err *e)
+{
+  switch (c->codec) {
+  case CODEC_PROTO:
+    return proto_encode(m, &c->out, e);
+  case CODEC_REST:
+    return rest_reply(c->method, m, &c->out, e);
+  case CODEC_JSON:
+    break;
+  }
+  struct transcode_options o = {.max_depth = (int)c->owner->config->max_json_depth, .payloads_checked = true};
+  return json_encode(m, &o, &c->out, e);
+}
+
+bool call_send(struct call *c, const ProtobufCMessage *m)
+{
+  assert(c->owner == c->home); // streams do not cross
+  size_t before = c->out.n;
+  struct err e;
+  if (!encode(c, m, &e))
+    return false;
+  c->sent += c->out.n - before;
+  c->front->message(c, &c->out);
+  return true;
+}
+
+static void log_call(const struct call *c, nsec took)
+{
+  const struct config *config = c->owner->config;
+  if (!config->access_log || !c->owner->log)
+    return;
+  enum code code = c->failed ? c->err.code : CODE_OK;
+  // Faults of the gateway or of a worker stand out; what callers did wrong or wanted does not.
+  bool fault = code == CODE_INTERNAL || code == CODE_DATA_LOSS || code == CODE_ABORTED || code == CODE_UNAVAILABLE;
+  log_event(c->owner->log, fault ? LOG_WARN : LOG_INFO, "call", LF_C("method", c->method ? c->method->path + 1 : ""), LF_C("code", code_name(code)),
+            LF_C("reason", c->failed ? c->err.reason : NULL), LF_NUM("ms", (double)took / 1e6), LF_C("request_id", c->id),
+            LF_STR("session", c->session), LF_STR("worker", c->worker), LF_C("trace_id", c->trace_id), LF_C("protocol", c->protocol),
+            LF_INT("in", c->received), LF_INT("out", c->sent));
+}
+
+// At home: hands the end to the front.
+static void deliver(struct call *c)
+{
+  c->delivered = true;
+  c->front->finish(c, &c->out, c->failed ? &c->err : NULL);
+  if (!c->errands)
+    call_free(c);
+}
+
+static void deliver_at_home(struct reactor *r, struct task *t)
+{
+  (void)r;
+  deliver(CONTAINER_OF(t, struct call, to_home));
+}
+
+void rpc_finish(struct call *c, const ProtobufCMessage *reply, const struct err *e)
+{
+  assert(!c->finished);
+  c->finished = true;
+  timer_unset(c->owner, &c->deadline_timer);
+  if (e) {
+    c->failed = true;
+    c->err = *e;
+  } else if (reply) {
+    size_t before = c->out.n;
+    c->failed = !encode(c, reply, &c->err);
+    c->sent += c->out.n - before;
+  }
+  if (c->failed) {
+    buf_free(&c->out);
+    c->out.max = MAX_REPLY;
+  }
+  nsec took = clock_mono() - c->arrived;
+  struct metrics *m = c->owner->metrics;
+  if (c->method_index >= 0)
+    metric_call(m, c->method_index, (int)(c->failed ? c->err.code : CODE_OK), took);
+  metric_add(m, METRIC_received_bytes_total, (int64_t)c->received);
+  metric_add(m, METRIC_sent_bytes_total, (int64_t)c->sent);
+  log_call(c, took);
+  if (!c->crossed) {
+    deliver(c);
+    return;
+  }
+  c->to_home.run = deliver_at_home;
+  reactor_post(c->home, &c->to_home);
+}

@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: Apache-2.0
+// Calls: what a front (gRPC, HTTP) makes of a request, what a handler answers, and the one place where a call ends.
+//
+// This layer knows no service: methods come from a table that is generated from the .proto files, handlers from a table that the caller of rpc_init gives.
+//
+// A call is born on the reactor of its connection (home). It runs on the reactor that its handler's route() names (owner): the same, or it is passed there by
+// mailbox and comes back when it ends. Between, home touches only `front` and the fields marked home; the owner touches the rest.
+//
+// The life of a call: call_new → (front fills method, headers, deadline) → call_message … → call_end_of_messages → handler → rpc_finish → front->finish
+// → call_free. rpc_finish is called exactly once for each call: by the handler, or by this layer for deadlines, cancellation and bad requests.
+#ifndef ENVGATE_RPC_RPC_H
+#define ENVGATE_RPC_RPC_H
+
+#include <protobuf-c/protobuf-c.h>
+
+#include "base/arena.h"
+#include "base/buf.h"
+#include "base/err.h"
+#include "runtime/metrics.h"
+#include "runtime/reactor.h"
+
+struct call;
+
+// A method, from the .proto files. The generated table is rpc_methods.
+struct rpc_method {
+  const char *service; // "envgate.v1.SessionService"
+  const char *name;    // "Step"
+  const char *path;    // "/envgate.v1.SessionService/Step"
+  const ProtobufCMessageDescriptor *input, *output;
+  bool client_streaming, server_streaming;
+  bool idempotent;                // option idempotency_level = NO_SIDE_EFFECTS, or an HTTP GET
+  const char *http_verb;          // google.api.http; NULL: none
+  const char *http_path;          // "/v1/{name=sessions/*}"
+  const char *http_body;          // "*", a field's name, or NULL
+  const char *http_response_body; // a field's name, or NULL
+};
+
+// What serves a method. All on the owner's thread.
+struct rpc_handler {
+  const char *path;
+  // The reactor that runs a call, by its request; NULL: the home reactor. Runs at home; looks at the request only. Not for streams.
+  int (*route)(const struct call *c);
+  // Begins. For methods without client streaming the request is there (c->request). For client streaming, messages follow.
+  void (*start)(struct call *c);
+  // One message of a client stream; valid during the callback only.
+  void (*message)(struct call *c, const ProtobufCMessage *m);
+  // The caller has sent its last message. May be NULL.
+  void (*half_close)(struct call *c);
+  // The deadline has passed, and the handler ends the call itself, at once or soon: for methods that then answer with what they have. NULL: the call ends
+  // with DEADLINE_EXCEEDED, by way of cancel.
+  void (*deadline)(struct call *c);
+  // The call ends without the handler (deadline, cancellation): let go of it. `e` is what the caller will get; a handler may make it more precise. May be NULL.
+  void (*cancel)(struct call *c, struct err *e);
+};
+
+// How messages are written.
+enum codec {
+  CODEC_PROTO,
+  CODEC_JSON, // proto3 JSON, lowerCamelCase (Connect)
+  CODEC_REST, // snake_case, OpenEnv-shaped, google.api.http's body and response_body
+};
+
+// How a front takes what a call answers. Both run on the home reactor. `message` is for server streams only; a unary reply comes with finish.
+// The bytes in `out` may be taken over (moved out); what is left is freed.
+struct call_front {
+  void (*message)(struct call *c, struct buf *out);
+  // The end. `e` is NULL on success, and then `out` is the encoded reply of a unary call. The front must not touch the call when it returns.
+  void (*finish)(struct call *c, struct buf *out, const struct err *e);
+};
+
+struct header {
+  struct str name, value; // name in lower case
+};
+
+struct call {
+  struct arena arena; // the first member: it outlives the call in the spares
+  struct reactor *home, *owner;
+  const struct rpc_method *method;
+  const struct rpc_handler *handler;
+  int method_index; // for metrics
+
+  // filled by the front before the first message
+  const struct call_front *front;
+  void *front_ctx; // home
+  enum codec codec;
+  nsec deadline; // NSEC_NEVER: none
+  nsec arrived;
+  const struct header *headers; // arena; pseudo headers left out
+  size_t header_count;
+  const char *protocol; // "grpc", "http" … for the log
+  char id[64];          // the request id: the caller's x-request-id where it is sane, else made here
+  char trace_id[33];    // from traceparent; "" if there is none
+
+  ProtobufCMessage *request;  // decoded, in the arena
+  struct str session, worker; // for the log: what the call is about; in the arena; a handler sets them
+  void *state;                // the handler's own, in the arena
+
+  // rpc.c's own
+  struct timer deadline_timer; // on the owner once the call has begun, before that at home
+  struct task to_owner, to_home, cancel_task;
+  struct list link; // home: the calls under way
+  struct buf out;
+  struct err err;
+  size_t received, sent;
+  bool begun;     // home: handed to the owner
+  bool started;   // owner: the handler has it
+  bool finished;  // owner: rpc_finish was called
+  bool failed;    // owner, then home: err holds the end
+  bool crossed;   // home and owner are two
+  bool gone;      // home: the caller left
+  bool delivered; // home: front->finish was called
+  int errands;    // home: tasks under way that point to this call, beside to_owner and to_home
+};
+
+struct rpc; // a reactor's part
+
+// The methods, generated by tools/gen_api.py.
+extern const struct rpc_method rpc_methods[];
+extern const int rpc_method_count;
+
+// Sets up a reactor's part. `handlers` ends with a NULL path; a method without a handler answers UNIMPLEMENTED. False when out of memory.
+bool rpc_init(struct reactor *r, const struct rpc_handler *handlers);
+void rpc_free(struct reactor *r);
+
+// How many calls have this reactor as their home now.
+int rpc_calls(struct reactor *r);
+
+// The method of a gRPC path; NULL: none. `index` (may be NULL) gets its place in rpc_methods.
+const struct rpc_method *rpc_find(struct reactor *r, struct str path, int *index);
+
+// A new call on its home reactor; its arena takes at most 16 × max_message_bytes + 64 KiB (a google.protobuf.Value is so much larger than its
+// JSON). NULL: out of memory.
+struct call *call_new(struct reactor *home, const struct call_front *front, void *front_ctx);
+
+// Sets the method by its path, the handler, the request id and the trace id (from headers). False: METHOD_NOT_FOUND in `e` (UNIMPLEMENTED).
+bool call_method(struct call *c, struct str path, struct err *e);
+
+// Hands over one request message in the call's codec (CODEC_PROTO, CODEC_JSON). Checked (depth, UTF-8, unknown JSON fields), decoded into the arena. For unary methods the
+// handler runs at call_end_of_messages, with exactly one message (UNIMPLEMENTED otherwise, as gRPC has it).
+void call_message(struct call *c, struct str bytes);
+// Hands over an already decoded request (REST), which lies in the arena.
+void call_request(struct call *c, ProtobufCMessage *m, size_t bytes);
+void call_end_of_messages(struct call *c);
+// Each of these may end the call, so that front->finish runs inside and the call is gone.
+
+// The caller is gone or has reset its stream: ends the call with CANCELLED; front->finish still comes, inside or later, with nothing to be written.
+void call_cancel(struct call *c);
+
+// Ends a call before it has a method or with a fault that the front found.
+void call_refuse(struct call *c, const struct err *e);
+
+// --- for handlers, on the owner's thread ---------------------------------------------------------------------------------------------------
+
+// Makes the call's deadline earlier, never later.
+void call_deadline(struct call *c, nsec deadline);
+
+// Sends one message of a server stream. The message may go right after. False: out of memory or over the limit; finish the call.
+bool call_send(struct call *c, const ProtobufCMessage *m);
+
+// Ends the call: with a reply (unary), with NULL and NULL (a stream's good end), or with an error. The reply is encoded before it returns and may go right
+// after; `c` must not be touched any more. The only place where a call ends: it counts, logs and frees.
+void rpc_finish(struct call *c, const ProtobufCMessage *reply, const struct err *e);
+
+// The value of a header (the first of that lower-case name), or "".
+struct str call_header(const struct call *c, struct str name);
+
+// A google.rpc.Status of `e` in the arena, as below; NULL when out of memory.
+struct Google__Rpc__Status *rpc_status(const struct err *e, struct arena *a);
+
+// A google.rpc.Status of `e`, with ErrorInfo (domain "envgate"), RetryInfo and BadRequest as `e` has them, packed into `out`. False when out of memory.
+bool rpc_status_pack(const struct err *e, struct buf *out);
+
+#endif

@@ -1,0 +1,478 @@
+// SPDX-License-Identifier: Apache-2.0
+// The life of a session: provisioning, its line to the worker, leases, the end.
+#include "session/session.h"
+
+#include <assert.h>
+#include <stdlib.h>
+
+#include "base/id.h"
+#include "runtime/log.h"
+#include "session/session_private.h"
+
+enum {
+  ID_RANDOM = 24,     // characters of 5 bits
+  MAX_ATTEMPTS = 100, // workers tried that answer CAPACITY_REACHED
+  MAX_UNREACHED = 5,  // workers tried that can't be reached
+};
+
+// --- ids and the table ---------------------------------------------------------------------------------------------------------------------
+
+// Two hexadecimal digits name the reactor; the rest can't be guessed.
+static void make_id(struct session *s)
+{
+  static const char hex[] = "0123456789abcdef";
+  s->id[0] = hex[(s->reactor->index >> 4) & 15];
+  s->id[1] = hex[s->reactor->index & 15];
+  id_random(NULL, s->id + 2, ID_RANDOM);
+}
+
+static int hex_digit(char c)
+{
+  return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+int session_reactor(struct str id, int reactors)
+{
+  if (id.n != ID_RANDOM + 2)
+    return -1;
+  int high = hex_digit(id.p[0]), low = hex_digit(id.p[1]);
+  if (high < 0 || low < 0)
+    return -1;
+  int index = high * 16 + low;
+  return index < reactors ? index : -1;
+}
+
+bool sessions_init(struct reactor *r)
+{
+  struct session_table *t = calloc(1, sizeof *t);
+  if (!t)
+    return false;
+  list_init(&t->all);
+  list_init(&t->lingering);
+  r->sessions = t;
+  return true;
+}
+
+bool sessions_gone(struct reactor *r)
+{
+  return !r->sessions->tickets && !r->sessions->unfreed && list_empty(&r->sessions->all);
+}
+
+void sessions_free(struct reactor *r)
+{
+  work_free_spares(r->sessions);
+  free(r->sessions);
+  r->sessions = NULL;
+}
+
+static void renew(struct session *s)
+{
+  s->lease_due = nsec_add(s->reactor->now, nsec_from_s(s->lease_s));
+}
+
+struct session *session_find(struct reactor *r, struct str id)
+{
+  struct session *s;
+  HASH_FIND(hh, r->sessions->by_id, id.p, id.n, s);
+  if (s)
+    renew(s);
+  return s;
+}
+
+struct session *session_next(struct reactor *r, uint64_t after)
+{
+  LIST_EACH (node, &r->sessions->all) {
+    struct session *s = CONTAINER_OF(node, struct session, link);
+    if (s->sequence > after)
+      return s;
+  }
+  return NULL;
+}
+
+void session_set_state(struct session *s, enum session_state state)
+{
+  if (s->state == state)
+    return;
+  metric_session_state(s->reactor->metrics, (int)s->state, (int)state);
+  s->state = state;
+}
+
+static void log_session(const struct session *s, const char *event, enum log_level level, const char *reason)
+{
+  if (s->reactor->log)
+    log_event(s->reactor->log, level, event, LF_C("session", s->id), LF_C("environment", s->env->name), LF_C("worker", s->worker_id),
+              LF_C("reason", reason), LF_NUM("ms", (double)(clock_mono() - s->created) / 1e6), LF_INT("step_index", s->step_index));
+}
+
+// --- the end -------------------------------------------------------------------------------------------------------------------------------
+
+static void free_session(struct turn_end *t)
+{
+  struct session *s = CONTAINER_OF(t, struct session, freeing);
+  s->reactor->sessions->unfreed--;
+  work_forget(s);
+  free(s->request_id);
+  shared_unref(s->episode);
+  free(s->err);
+  free(s);
+}
+
+static void let_go_of_worker(struct session *s, enum slot_return how, int64_t max_sessions)
+{
+  struct slot_ticket *ticket = s->ticket;
+  s->ticket = NULL;
+  if (ticket)
+    slot_return(ticket, how, max_sessions);
+}
+
+// The last step of a session's end: it is freed after the turn, since callbacks of its own may be on the stack.
+static void part_with_worker(struct session *s, enum slot_return how)
+{
+  list_remove(&s->link);
+  link_close(s->line);
+  s->line = NULL;
+  let_go_of_worker(s, how, 0);
+  turn_end_add(s->reactor, &s->freeing);
+}
+
+// Takes it out of the table and ends all that waits for it.
+static void end_session(struct session *s, const struct err *e)
+{
+  struct session_table *t = s->reactor->sessions;
+  s->closed = true;
+  HASH_DELETE(hh, t->by_id, s);
+  if (s->request_id)
+    HASH_DELETE(hh_request, t->by_request, s);
+  list_remove(&s->link);
+  timer_unset(s->reactor, &s->expiry);
+  metric_session_state(s->reactor->metrics, (int)s->state, -1);
+  // A plain HTTP worker is one session's as a whole: while it still runs a step, no other session may have it. A WebSocket's own environment ends with it.
+  bool linger = s->running && s->line && s->dialect == DIALECT_HTTP && !s->reactor->draining;
+  work_end_all(s, e);
+  struct list *node;
+  while ((node = list_pop(&s->creators))) {
+    struct session_waiter *w = CONTAINER_OF(node, struct session_waiter, link);
+    w->session = NULL;
+    w->ready(w, NULL, e);
+  }
+  t->unfreed++;
+  list_init(&s->freeing.link);
+  s->freeing.run = free_session;
+  if (linger)
+    list_append(&t->lingering, &s->link);
+  else
+    part_with_worker(s, SLOT_FREE);
+}
+
+void session_close(struct session *s)
+{
+  struct err e;
+  err_set(&e, CODE_ABORTED, REASON_SESSION_CLOSED, "the session was closed");
+  metric_add(s->reactor->metrics, METRIC_sessions_closed_total, 1);
+  log_session(s, "session.closed", LOG_INFO, NULL);
+  end_session(s, &e);
+}
+
+void sessions_close_all(struct reactor *r)
+{
+  while (!list_empty(&r->sessions->all))
+    session_close(CONTAINER_OF(r->sessions->all.next, struct session, link));
+  while (!list_empty(&r->sessions->lingering))
+    part_with_worker(CONTAINER_OF(r->sessions->lingering.next, struct session, link), SLOT_FREE);
+}
+
+static bool keep_error(struct session *s, const struct err *e)
+{
+  assert(e);
+  if (!s->err)
+    s->err = malloc(sizeof *s->err);
+  if (s->err && s->err != e)
+    *s->err = *e;
+  return s->err != NULL;
+}
+
+// Its worker is gone: it stays, so that callers learn why, until they close it or its lease runs out.
+static void lose(struct session *s, const struct err *e)
+{
+  if (!keep_error(s, e)) {
+    end_session(s, e);
+    return;
+  }
+  metric_add(s->reactor->metrics, METRIC_sessions_lost_total, 1);
+  log_session(s, "session.lost", LOG_WARN, e->reason);
+  session_set_state(s, SESSION_LOST);
+  let_go_of_worker(s, SLOT_LOST, 0);
+  renew(s);
+  work_end_all(s, e);
+}
+
+static void on_expiry(struct timer *timer)
+{
+  struct session *s = CONTAINER_OF(timer, struct session, expiry);
+  nsec now = s->reactor->now;
+  // Work that runs holds the lease; calls renew it without touching the timer, which looks again here.
+  if (s->running || !list_empty(&s->creators)) {
+    renew(s);
+    if (s->idle_timeout_s > 0)
+      s->idle_due = nsec_add(now, nsec_from_s(s->idle_timeout_s));
+  }
+  nsec due = s->lease_due < s->idle_due ? s->lease_due : s->idle_due;
+  if (due > now) {
+    timer_set(s->reactor, &s->expiry, due);
+    return;
+  }
+  struct err e;
+  err_set(&e, CODE_NOT_FOUND, REASON_SESSION_NOT_FOUND, "the session's %s ran out", s->idle_due <= now ? "idle timeout" : "lease");
+  metric_add(s->reactor->metrics, METRIC_sessions_expired_total, 1);
+  log_session(s, "session.expired", LOG_INFO, s->idle_due <= now ? "idle_timeout" : "lease");
+  end_session(s, &e);
+}
+
+// --- provisioning --------------------------------------------------------------------------------------------------------------------------
+
+static void ask_for_slot(struct session *s);
+
+static void become_ready(struct session *s)
+{
+  session_set_state(s, SESSION_READY);
+  metric_add(s->reactor->metrics, METRIC_sessions_created_total, 1);
+  log_session(s, "session.created", LOG_INFO, NULL);
+  renew(s);
+  struct list *node;
+  while ((node = list_pop(&s->creators))) {
+    struct session_waiter *w = CONTAINER_OF(node, struct session_waiter, link);
+    w->session = NULL;
+    w->ready(w, s, NULL);
+  }
+  work_pump(s);
+}
+
+static void on_open(void *ctx)
+{
+  struct session *s = ctx;
+  if (!s->confirming) { // plain HTTP: the whole worker is the session's
+    become_ready(s);
+    return;
+  }
+  // The upgrade succeeds even when the worker is full, and the refusal comes as a frame behind it. Asking for the state, which changes nothing, shows.
+  struct worker_request q = {.op = OP_STATE};
+  struct err e;
+  if (!link_send(s->line, &q)) {
+    err_nomem(&e);
+    end_session(s, &e);
+  }
+}
+
+static void on_reply(void *ctx, struct worker_reply *reply, struct shared *bytes)
+{
+  struct session *s = ctx;
+  if (s->closed) {
+    part_with_worker(s, SLOT_FREE);
+  } else if (s->confirming) {
+    if (!reply->session_ended) {
+      s->confirming = false;
+      become_ready(s);
+    }
+  } else if (!reply->session_ended) {
+    work_reply(s, reply, bytes);
+  }
+  shared_unref(bytes); // with session_ended the end follows, and tells the callers
+}
+
+static void on_news(void *ctx, const struct err *why)
+{
+  struct session *s = ctx;
+  struct err e;
+  if (why)
+    err_set(&e, CODE_ABORTED, REASON_SESSION_LOST, "the session is lost with its worker: %s", why->msg);
+  lose(s, why ? &e : s->err);
+}
+
+static void on_end(void *ctx, const struct link_end *end)
+{
+  struct session *s = ctx;
+  const struct err *e = end->err;
+  bool capacity = end->capacity;
+  int64_t max_sessions = end->max_sessions;
+  s->line = NULL;
+  if (s->closed) {
+    part_with_worker(s, SLOT_LOST);
+    return;
+  }
+  if (s->state != SESSION_PROVISIONING) {
+    if (end->cut && keep_error(s, e)) // the provider will soon know what happened; calls that come meanwhile wait
+      slot_ask_why(s->ticket, on_news);
+    else
+      lose(s, e);
+    return;
+  }
+  let_go_of_worker(s, capacity ? SLOT_FULL : SLOT_LOST, max_sessions);
+  // Nothing has run yet, so another worker, or the same after its probe, will do.
+  bool unreached = e->code == CODE_UNAVAILABLE && ++s->unreached < MAX_UNREACHED;
+  if (unreached || (capacity && ++s->attempts < MAX_ATTEMPTS))
+    ask_for_slot(s);
+  else
+    end_session(s, e);
+}
+
+static void on_slot(void *ctx, const struct slot *slot, const struct err *e)
+{
+  static const struct link_events events = {on_open, on_reply, on_end};
+  struct session *s = ctx;
+  if (!slot) {
+    s->ticket = NULL;
+    end_session(s, e);
+    return;
+  }
+  memcpy(s->worker_id, slot->worker_id, sizeof s->worker_id);
+  s->dialect = slot->dialect;
+  s->confirming = slot->dialect == DIALECT_WS;
+  s->line = link_open(s->reactor, slot->dialect, &slot->endpoint, s->env, (int)s->reactor->config->max_json_depth, &events, s);
+  if (!s->line) {
+    struct err nomem;
+    err_nomem(&nomem);
+    end_session(s, &nomem);
+  }
+}
+
+static void ask_for_slot(struct session *s)
+{
+  s->ticket = slot_ask(s->reactor, s->env, &s->reactor->sessions->tickets, on_slot, s);
+  if (!s->ticket) {
+    struct err e;
+    err_nomem(&e);
+    end_session(s, &e);
+  }
+}
+
+static struct session *session_new(struct reactor *r, const struct session_spec *spec)
+{
+  struct session *s = calloc(1, sizeof *s);
+  if (!s)
+    return NULL;
+  s->reactor = r;
+  s->env = spec->env;
+  s->payload_format = spec->payload_format;
+  s->lease_s = spec->lease_s;
+  s->idle_timeout_s = spec->idle_timeout_s;
+  s->created = clock_mono();
+  s->created_wall = clock_wall();
+  s->idle_due = s->idle_timeout_s > 0 ? nsec_add(r->now, nsec_from_s(s->idle_timeout_s)) : NSEC_NEVER;
+  list_init(&s->creators);
+  list_init(&s->queue);
+  s->expiry.fire = on_expiry;
+  make_id(s);
+  renew(s);
+  if (spec->request_id.n)
+    s->request_id = strndup(spec->request_id.p, spec->request_id.n);
+  if ((spec->request_id.n && !s->request_id) || !timer_set(r, &s->expiry, s->lease_due < s->idle_due ? s->lease_due : s->idle_due)) {
+    free(s->request_id);
+    free(s);
+    return NULL;
+  }
+  struct session_table *t = r->sessions;
+  s->sequence = ++t->last_sequence;
+  list_append(&t->all, &s->link);
+  HASH_ADD(hh, t->by_id, id, ID_RANDOM + 2, s);
+  if (s->request_id)
+    HASH_ADD_KEYPTR(hh_request, t->by_request, s->request_id, strlen(s->request_id), s);
+  metric_session_state(r->metrics, -1, SESSION_PROVISIONING);
+  return s;
+}
+
+// A creation that was asked for before.
+static void join_creation(struct session *s, const struct session_spec *spec, struct session_waiter *w)
+{
+  if (s->env != spec->env) {
+    struct err e;
+    err_set(&e, CODE_FAILED_PRECONDITION, REASON_REQUEST_ID_REUSED,
+            "request_id was used before for a session of environment %s; choose a new one for each session", s->env->name);
+    w->ready(w, NULL, &e);
+    return;
+  }
+  renew(s);
+  if (s->state == SESSION_PROVISIONING) {
+    w->session = s;
+    list_append(&s->creators, &w->link);
+  } else {
+    w->ready(w, s, NULL);
+  }
+}
+
+void session_create(struct reactor *r, const struct session_spec *spec, struct session_waiter *w)
+{
+  list_init(&w->link);
+  w->session = NULL;
+  struct session *s = NULL;
+  if (spec->request_id.n)
+    HASH_FIND(hh_request, r->sessions->by_request, spec->request_id.p, spec->request_id.n, s);
+  if (s) {
+    join_creation(s, spec, w);
+    return;
+  }
+  struct err e;
+  if (r->draining) {
+    err_set(&e, CODE_UNAVAILABLE, REASON_DRAINING, "the gateway is shutting down and takes no new sessions");
+    w->ready(w, NULL, &e);
+    return;
+  }
+  s = session_new(r, spec);
+  if (!s) {
+    err_nomem(&e);
+    w->ready(w, NULL, &e);
+    return;
+  }
+  w->session = s;
+  list_append(&s->creators, &w->link);
+  ask_for_slot(s);
+}
+
+void session_abandon(struct session_waiter *w)
+{
+  struct session *s = w->session;
+  list_remove(&w->link);
+  w->session = NULL;
+  if (s && list_empty(&s->creators) && !s->request_id && s->state == SESSION_PROVISIONING) {
+    struct err e;
+    err_set(&e, CODE_CANCELLED, REASON_CANCELLED, "the caller went away");
+    end_session(s, &e);
+  }
+}
+
+// --- views ---------------------------------------------------------------------------------------------------------------------------------
+
+struct session_view session_view(const struct session *s)
+{
+  nsec due = s->lease_due < s->idle_due ? s->lease_due : s->idle_due;
+  nsec now = clock_mono();
+  return (struct session_view){
+      .id = s->id,
+      .sequence = s->sequence,
+      .env = s->env,
+      .state = s->state,
+      .created_wall = s->created_wall,
+      .expires_wall = s->running || due == NSEC_NEVER ? NSEC_NEVER : clock_wall() + (due > now ? due - now : 0),
+      .episode_id = session_episode(s),
+      .step_index = s->step_index,
+      .worker_id = s->worker_id,
+      .err = s->err,
+      .lease_s = s->lease_s,
+      .idle_timeout_s = s->idle_timeout_s,
+      .payload_format = s->payload_format,
+  };
+}
+
+int session_payload_format(const struct session *s)
+{
+  return s->payload_format;
+}
+
+const char *session_id(const struct session *s)
+{
+  return s->id;
+}
+
+const char *session_worker_id(const struct session *s)
+{
+  return s->worker_id;
+}

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+// Sessions: one caller's instance of an environment in a worker, and the promise that a step happens exactly once.
+//
+// A session belongs to the reactor that made it, and everything here runs on that reactor's thread. Its id names the reactor.
+//
+// Work runs one at a time, in order. Each piece of work has waiters (calls). A waiter may leave (deadline, cancellation) without any effect on work that
+// runs: its reply is kept for a retry with the same request_id, or dropped, and never given to other work. Work that waits and has lost its last waiter is not begun.
+#ifndef ENVGATE_SESSION_SESSION_H
+#define ENVGATE_SESSION_SESSION_H
+
+// Ids are random, so the simplest hash will do; the default one falls through switch labels, which clang warns of.
+#define HASH_FUNCTION HASH_FNV
+#include <uthash.h>
+
+#include "pool/pool.h"
+#include "worker/link.h"
+
+enum { REQUEST_ID_MAX = 128, EPISODE_ID_MAX = 256, KEPT_REPLIES = 16, KEPT_BYTES = 1 << 20 };
+
+enum session_state { SESSION_PROVISIONING, SESSION_READY, SESSION_BUSY, SESSION_LOST };
+
+struct session;
+
+// What a piece of work led to, shared by its waiters and the kept replies. Counted; see outcome_unref.
+struct outcome {
+  uint32_t refs;
+  struct session_table *table; // whose spares it returns to
+  char request_id[REQUEST_ID_MAX + 1];
+  uint64_t request_hash;
+  struct shared *bytes; // the worker's message, into which the spans point; NULL with err
+  struct err *err;      // what went wrong, or NULL; then the following holds
+  struct str observation, metadata, state;
+  double reward;
+  bool has_reward, done, has_terminated, terminated, has_truncated, truncated;
+  int64_t step_index;
+  const char *episode_id; // in `episode`; never NULL
+  struct shared *episode;
+  nsec worker_time; // from sending to the whole reply
+};
+
+// One call's interest in a piece of work. Lies in the call; every field above `link` is the caller's to set, and what they point to must live until
+// done or session_leave.
+struct waiter {
+  struct worker_request request;
+  struct str request_id; // at most REQUEST_ID_MAX bytes; "": none
+  struct str episode_id; // precondition; "": none
+  bool has_step_index;   // precondition, OP_STEP
+  int64_t step_index;
+  // Once, with an outcome (its err may be set) or with an error of the session's. The outcome lives until it returns. May run inside session_submit.
+  void (*done)(struct waiter *w, const struct outcome *o, const struct err *e);
+
+  struct list link;
+  struct work *work;
+  nsec submitted, sent; // sent: 0 if it was not sent for this waiter
+};
+
+struct session_spec {
+  const struct env_config *env;
+  double lease_s, idle_timeout_s;
+  int payload_format;    // the API's, kept for it
+  struct str request_id; // "": none
+};
+
+// A call that waits for a session to be ready. Lies in the call.
+struct session_waiter {
+  // Once: with the session, READY, or with an error, and then the session is gone. May run inside session_create.
+  void (*ready)(struct session_waiter *w, struct session *s, const struct err *e);
+  struct list link;
+  struct session *session;
+};
+
+bool sessions_init(struct reactor *r); // false: out of memory
+// Closes every session of the reactor.
+void sessions_close_all(struct reactor *r);
+// True when no session and no slot is held or under way any more.
+bool sessions_gone(struct reactor *r);
+void sessions_free(struct reactor *r);
+
+// Creates a session, or joins the one that was created with the same request_id. `w->ready` is called once unless session_abandon comes first.
+void session_create(struct reactor *r, const struct session_spec *spec, struct session_waiter *w);
+// The waiter leaves. A session that was created without a request_id, and so can't be found again, is given up.
+void session_abandon(struct session_waiter *w);
+
+// The reactor that a session's id names; -1: not an id of ours.
+int session_reactor(struct str id, int reactors);
+// The session of that id (without "sessions/"), or NULL. Renews its lease.
+struct session *session_find(struct reactor *r, struct str id);
+// Closes it: its callers get ABORTED (SESSION_CLOSED). It is gone when this returns.
+void session_close(struct session *s);
+
+// Runs work, or joins the same request's, or gives its kept reply.
+void session_submit(struct session *s, struct waiter *w);
+
+enum session_left { LEFT_WAITING, LEFT_RUNNING };
+// A waiter leaves before done.
+enum session_left session_leave(struct waiter *w);
+
+// Walks the reactor's sessions in the order of creation, from behind the one with sequence number `after` (0: from the first). NULL: no more.
+struct session *session_next(struct reactor *r, uint64_t after);
+
+// What callers may see. Strings live as long as the session.
+struct session_view {
+  const char *id;
+  uint64_t sequence;
+  const struct env_config *env;
+  enum session_state state;
+  nsec created_wall;
+  nsec expires_wall;      // NSEC_NEVER while work runs
+  const char *episode_id; // never NULL
+  int64_t step_index;
+  const char *worker_id;
+  const struct err *err; // SESSION_LOST
+  double lease_s, idle_timeout_s;
+  int payload_format;
+};
+struct session_view session_view(const struct session *s);
+
+// The API's payload format of the session, and its id.
+int session_payload_format(const struct session *s);
+const char *session_id(const struct session *s);
+const char *session_worker_id(const struct session *s);
+
+#endif

@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+// What session.c (life and leases) and work.c (the queue and exactly-once) share.
+#ifndef ENVGATE_SESSION_SESSION_PRIVATE_H
+#define ENVGATE_SESSION_SESSION_PRIVATE_H
+
+#include "config/config.h"
+#include "runtime/metrics.h"
+#include "session/session.h"
+#include "session/slot.h"
+
+// A piece of work: one request to the worker and everyone who waits for its reply.
+struct work {
+  struct list link; // in the session's queue; unlinked while it runs
+  struct session *session;
+  struct list waiters;
+  enum worker_op op;
+  char *request_id; // NULL: none
+  uint64_t request_hash;
+  struct shared *episode; // OP_RESET: the name of the episode, unless the worker gives another
+  nsec sent;
+};
+
+struct session {
+  UT_hash_handle hh, hh_request;
+  struct list link; // the table's, by sequence
+  struct reactor *reactor;
+  char id[28];
+  uint64_t sequence;
+  const struct env_config *env;
+  enum session_state state;
+  int payload_format;
+  double lease_s, idle_timeout_s;
+  nsec created, created_wall;
+  char *request_id; // the creation's; NULL: none
+
+  struct list creators; // session_waiters
+  int attempts;         // workers that answered CAPACITY_REACHED
+  int unreached;        // workers that could not be reached
+  struct slot_ticket *ticket;
+  char worker_id[40];
+  enum worker_dialect dialect;
+  struct link *line; // NULL: none (provisioning, lost)
+  bool confirming;   // the first request, which proves that the worker has room, runs
+
+  struct list queue;
+  int queued;
+  struct work *running;
+  struct shared *episode; // its name, with a NUL; NULL: none yet
+  int64_t step_index;
+  struct outcome *kept[KEPT_REPLIES]; // a ring; kept_at is where the next goes
+  int kept_at;
+  size_t kept_bytes;
+  struct err *err; // SESSION_LOST
+
+  nsec lease_due, idle_due;
+  struct timer expiry;
+  bool closed; // out of the table, and freed when it has parted with its worker
+  struct turn_end freeing;
+};
+
+// Kept for reuse, so that a step asks malloc for nothing.
+enum { SPARES = 64 };
+
+struct session_table {
+  struct work *spare_work[SPARES];
+  struct outcome *spare_outcome[SPARES];
+  int spare_works, spare_outcomes;
+  struct session *by_id, *by_request;
+  struct list all;
+  struct list lingering; // closed, but a plain HTTP worker still runs their step
+  uint64_t last_sequence;
+  int tickets; // slots held or asked for
+  int unfreed; // sessions closed and not yet freed
+};
+
+// session.c
+void session_set_state(struct session *s, enum session_state state);
+
+// work.c
+// Begins the next work if the line is free.
+void work_pump(struct session *s);
+// The reply of the running work.
+void work_reply(struct session *s, struct worker_reply *reply, struct shared *bytes);
+// Ends all work, running and waiting, with an error.
+void work_end_all(struct session *s, const struct err *e);
+// The name of the session's episode; "" before the first.
+const char *session_episode(const struct session *s);
+// Frees the spares.
+void work_free_spares(struct session_table *t);
+// Frees the kept replies.
+void work_forget(struct session *s);
+void outcome_unref(struct outcome *o);
+
+#endif

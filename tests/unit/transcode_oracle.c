@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+// Serves gateway/transcode to tests/integration/test_transcode_oracle.py, which compares it with Google's implementation.
+//
+// Reads commands on stdin until it ends: operation (1 byte), options (1 byte), name (u32 length, bytes), message (u32 length, bytes). Writes for each:
+// 1 or 0, and (u32 length, bytes) the result or the error. Numbers are little-endian. Operations: 'j' binary to JSON, 'b' JSON to binary.
+// Options: 1 snake_case, 2 emit_defaults, 4 ignore_unknown.
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "transcode/transcode.h"
+#include "transcode_test.pb-c.h"
+
+enum { INPUT_LIMIT = 64 << 20, DEPTH_LIMIT = 64 };
+
+static const ProtobufCMessageDescriptor *const test_types[] = {
+    &envgate__test__all__descriptor,        &envgate__test__scalars__descriptor, &envgate__test__optionals__descriptor,
+    &envgate__test__repeated__descriptor,   &envgate__test__maps__descriptor,    &envgate__test__oneofs__descriptor,
+    &envgate__test__well_known__descriptor, &envgate__test__nest__descriptor,    &envgate__test__pair_entry__descriptor,
+};
+
+static const ProtobufCMessageDescriptor *find(struct str name)
+{
+  for (size_t i = 0; i < sizeof test_types / sizeof *test_types; i++)
+    if (str_eq(name, str_c(test_types[i]->name)))
+      return test_types[i];
+  for (size_t i = 0; i < message_type_count; i++)
+    if (str_eq(name, str_c(message_types[i]->name)))
+      return message_types[i];
+  return NULL;
+}
+
+static bool read_bytes(void *to, size_t n)
+{
+  return fread(to, 1, n, stdin) == n;
+}
+
+static bool read_blob(struct buf *b)
+{
+  unsigned char size[4];
+  if (!read_bytes(size, sizeof size))
+    return false;
+  size_t n = size[0] | (size_t)size[1] << 8 | (size_t)size[2] << 16 | (size_t)size[3] << 24;
+  b->n = 0;
+  if (n > INPUT_LIMIT || !buf_reserve(b, n + 1) || !read_bytes(b->p, n))
+    return false;
+  b->n = n;
+  return true;
+}
+
+static void write_result(bool ok, struct str s)
+{
+  unsigned char head[5] = {ok, s.n & 255, s.n >> 8 & 255, s.n >> 16 & 255, s.n >> 24 & 255};
+  fwrite(head, 1, sizeof head, stdout);
+  fwrite(s.p, 1, s.n, stdout);
+  fflush(stdout);
+}
+
+static bool transcode(char operation, int flags, struct str name, struct str bytes, struct buf *out, struct err *e)
+{
+  const struct transcode_options options = {
+      .max_depth = DEPTH_LIMIT, .snake_case = flags & 1, .emit_defaults = flags & 2, .ignore_unknown = flags & 4};
+  const ProtobufCMessageDescriptor *desc = find(name);
+  if (!desc)
+    return err_set(e, CODE_NOT_FOUND, NULL, "no such message");
+  // The bytes go through a block of exactly their size, so that a sanitizer sees a read past them.
+  char *exact = malloc(bytes.n ? bytes.n : 1);
+  if (!exact)
+    return err_nomem(e);
+  memcpy(exact, bytes.p, bytes.n);
+  struct arena a;
+  arena_init(&a, (size_t)INPUT_LIMIT * 16);
+  struct str text = {exact, bytes.n};
+  const ProtobufCMessage *m = operation == 'j' ? proto_decode(desc, text, DEPTH_LIMIT, &a, e) : json_decode(desc, text, &options, &a, e);
+  bool ok = m && (operation == 'j' ? json_encode(m, &options, out, e) : proto_encode(m, out, e));
+  arena_free(&a);
+  free(exact);
+  return ok;
+}
+
+int main(void)
+{
+  struct buf name = {0}, bytes = {0}, out = {0};
+  unsigned char head[2];
+  while (read_bytes(head, sizeof head) && read_blob(&name) && read_blob(&bytes)) {
+    struct err e = {0};
+    out.n = 0;
+    bool ok = transcode((char)head[0], head[1], buf_view(&name), buf_view(&bytes), &out, &e);
+    write_result(ok, ok ? buf_view(&out) : str_c(e.msg));
+  }
+  buf_free(&name);
+  buf_free(&bytes);
+  buf_free(&out);
+  return 0;
+}
