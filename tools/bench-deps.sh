@@ -22,16 +22,6 @@ toolchains() {
   done
 }
 
-# Envoy, gRPC and aiohttp for Python.
-venv() {
-  cmp -s "$peers/requirements.txt" "$out/venv/ready" && return 0
-  echo "Python packages and Envoy"
-  rm -rf "$out/venv"
-  /usr/bin/python3 -m venv "$out/venv"
-  "$out/venv/bin/pip" install -q --disable-pip-version-check -r "$peers/requirements.txt"
-  cp "$peers/requirements.txt" "$out/venv/ready"
-}
-
 # The descriptors of bridge.proto, which the other generators and Envoy read, and Python's code.
 generate() {
   [ "$out/gen/ready" -nt "$peers/bridge.proto" ] && [ "$out/gen/ready" -nt "$out/venv/ready" ] && return 0
@@ -65,7 +55,7 @@ rust_bridge() {
 
 tools/deps.sh debian nginx-light haproxy protobuf-compiler libprotobuf-dev python3-venv gcc libc6-dev
 toolchains
-venv
+tools/deps.sh venv build/peers/venv tests/bench/peers/requirements.txt # Envoy, gRPC and aiohttp for Python
 generate
 go_bridge
 rust_bridge

@@ -4,6 +4,7 @@
 # Everything else goes into build/. What is there already is not asked for again, so a second call takes no time and no network.
 #
 # usage: tools/deps.sh venv    Python packages of the build (build/venv); wants Debian's packages to be there
+#        tools/deps.sh venv DIRECTORY LIST   the packages of another list
 #        tools/deps.sh run     what `make` and `make run` need
 #        tools/deps.sh bench   and what `make bench` needs
 #        tools/deps.sh all     and what `make test` and `make lint` need
@@ -64,7 +65,7 @@ grpcurl() {
 
 mkdir -p build
 case $what in
-venv) venv build/venv tools/requirements.txt ;;
+venv) venv "${2:-build/venv}" "${3:-tools/requirements.txt}" ;;
 debian)
   shift
   debian "$@"
@@ -85,7 +86,7 @@ run | bench | all)
   fi
   ;;
 *)
-  sed -n 's/^# \{0,1\}//p' "$0" | head -n 10
+  sed -n 's/^# \{0,1\}//p' "$0" | head -n 11
   exit 2
   ;;
 esac

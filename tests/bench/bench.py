@@ -134,13 +134,7 @@ def load_messages(address, path, messages, shape, options, watch):
     """Runs the load generator with gRPC messages that are made already, one for each caller, and returns its report."""
     connections, streams = SHAPES[shape]
     with as_file(messages) as file:
-        command = [stand.LOAD, "grpc", address, "--path", path, "--sessions", file, "--connections", connections, "--streams", streams]
-        command += ["--seconds", options.seconds, "--warmup", options.warmup]
-        for pid in watch:
-            command += ["--watch", pid]
-        running = stand.start(stand.REST, command, subprocess.PIPE)
-        out, err = running.communicate()
-    return json.loads(out) if running.returncode == 0 else {"calls": 0, "errors": 1, "first_error": err.strip()}
+        return stand.load("grpc", address, None, connections, streams, options.seconds, options.warmup, file, watch, path)
 
 
 def batch_load(gateway, worker, shape, options, sessions, watch):

@@ -198,10 +198,12 @@ class Gateway(Process):
         return super().stop()
 
 
-def load(mode, address, payload, connections, streams, seconds, warmup, sessions=None, watch=()):
-    """Runs the load generator and returns its report."""
+def load(mode, address, payload, connections, streams, seconds, warmup, sessions=None, watch=(), path=None):
+    """Runs the load generator and returns its report. With a gRPC `path`, `sessions` is a file of messages that are made already, one for each caller, and no
+    payload is needed."""
     shape = ["--connections", connections, "--streams", streams, "--seconds", seconds, "--warmup", warmup]
-    command = [LOAD, mode, address, *shape, "--action", payload.action]
+    command = [LOAD, mode, address, *shape]
+    command += ["--path", path] if path else ["--action", payload.action]
     command += ["--sessions", sessions] if sessions else []
     for pid in watch:
         command += ["--watch", pid]
