@@ -27,7 +27,25 @@ struct launch_spec {
   int ordinal;           // static: which of the environment's urls
 };
 
+// What a launch is at, for those who wait for it. Counts are 0 where they are not known (yet); they never go back.
+enum launch_phase {
+  LAUNCH_WAITING,    // for its turn
+  LAUNCH_PULLING,    // the image: layers and bytes
+  LAUNCH_INSTALLING, // what the project needs (uv)
+  LAUNCH_STARTING,   // the container or process
+  LAUNCH_BOOTING,    // it runs, and does not answer yet
+};
+struct launch_progress {
+  enum launch_phase phase;
+  uint32_t layers, layers_done;
+  uint64_t bytes, bytes_done;
+};
+
 struct launch_events {
+  // It has got further. Optional (may be NULL); comes any number of times before `ended`, at most some ten times a second.
+  void (*progress)(void *ctx, const struct launch_progress *p);
+  // The worker wrote something to its standard output or error, in pieces as they come. Optional (may be NULL). Hostile bytes: not for the gateway's log.
+  void (*output)(void *ctx, struct str bytes);
   // It was launched and will listen at `ep` (copied by the callee if kept; its ca_file and headers are the callee's to set). Readiness comes later. Called
   // again when it had to be launched anew at another address because its port was taken.
   void (*started)(void *ctx, const struct endpoint *ep);
