@@ -130,7 +130,7 @@ $(OUT)/tests/transcode_test.pb-c.c: tests/unit/transcode_test.proto $(GEN)/ready
 	protoc -I tests/unit -I /usr/include --plugin=protoc-gen-c=tools/protoc-gen-c --c_out=$(@D) $<
 $(OUT)/tests/transcode_test.pb-c.o: $(OUT)/tests/transcode_test.pb-c.c
 	$(HIDE)$(CC) $(CPPFLAGS) $(CFLAGS) -w -c $< -o $@
-$(addprefix $(OUT)/tests/,test_transcode test_wire_check test_failmalloc transcode_oracle): $(OUT)/tests/transcode_test.pb-c.o
+$(addprefix $(OUT)/tests/,test_transcode test_wire test_failmalloc transcode_oracle): $(OUT)/tests/transcode_test.pb-c.o
 
 $(OUT)/tests/test_failmalloc: LDFLAGS += -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc
 $(OUT)/tests/%: tests/unit/%.c $(LIB)

@@ -109,14 +109,34 @@ void buf_free(struct buf *b)
   b->n = b->cap = 0;
 }
 
-void shared_lend(struct shared_pool *pool, struct buf *b, size_t want)
+void buf_lend(struct buf_pool *pool, struct buf *b, size_t want)
 {
-  struct shared_memory *m = want <= SHARED_SMALL ? &pool->small : &pool->large;
-  if (b->p || !m->n || want > SHARED_LARGE)
+  struct buf_spares *spares = want <= BUF_SMALL ? &pool->small : &pool->large;
+  if (b->p || !spares->n || want > BUF_LARGE)
     return;
-  const struct buf *spare = &m->at[--m->n];
+  const struct buf *spare = &spares->at[--spares->n];
   b->p = spare->p;
   b->cap = spare->cap;
+}
+
+void buf_return(struct buf_pool *pool, struct buf *b)
+{
+  struct buf_spares *spares = b->cap <= BUF_SMALL ? &pool->small : &pool->large;
+  if (!b->p || spares->n == BUF_SPARES || b->cap > BUF_LARGE) {
+    buf_free(b);
+    return;
+  }
+  spares->at[spares->n++] = *b;
+  b->p = NULL;
+  b->n = b->cap = 0;
+}
+
+void buf_pool_free(struct buf_pool *pool)
+{
+  while (pool->small.n)
+    buf_free(&pool->small.at[--pool->small.n]);
+  while (pool->large.n)
+    buf_free(&pool->large.at[--pool->large.n]);
 }
 
 struct shared *shared_take(struct shared_pool *pool, struct buf *b)
@@ -141,12 +161,11 @@ void shared_unref(struct shared *s)
   if (!s || --s->refs)
     return;
   struct shared_pool *pool = s->pool;
-  struct shared_memory *m = !pool ? NULL : s->buf.cap <= SHARED_SMALL ? &pool->small : &pool->large;
-  if (m && m->n < SHARED_SPARES && s->buf.cap <= SHARED_LARGE)
-    m->at[m->n++] = s->buf;
+  if (pool)
+    buf_return(&pool->memory, &s->buf);
   else
     buf_free(&s->buf);
-  if (pool && pool->shells < SHARED_SPARES)
+  if (pool && pool->shells < BUF_SPARES)
     pool->shell[pool->shells++] = s;
   else
     free(s);
@@ -154,10 +173,7 @@ void shared_unref(struct shared *s)
 
 void shared_pool_free(struct shared_pool *pool)
 {
-  while (pool->small.n)
-    buf_free(&pool->small.at[--pool->small.n]);
-  while (pool->large.n)
-    buf_free(&pool->large.at[--pool->large.n]);
+  buf_pool_free(&pool->memory);
   while (pool->shells)
     free(pool->shell[--pool->shells]);
 }

@@ -39,16 +39,27 @@ static inline struct str buf_view(const struct buf *b)
   return (struct str){b->p, b->n};
 }
 
-// Memory of shared bytes kept for reuse by one thread, so that a message as large as the last ones asks malloc for nothing. Zeroed, it is empty.
-// There are two sizes, since replies may be kept, and a small one must not sit in a large one's memory.
-enum { SHARED_SPARES = 64, SHARED_SMALL = 4 << 10, SHARED_LARGE = 64 << 10 };
-struct shared_pool {
-  struct shared *shell[SHARED_SPARES];
-  struct shared_memory {
-    struct buf at[SHARED_SPARES];
+// Memory kept for reuse by one thread, so that bytes as many as the last ones ask malloc for nothing. Zeroed, it is empty.
+// There are two sizes, since some are kept for long, and few bytes must not sit in the memory of many.
+enum { BUF_SPARES = 64, BUF_SMALL = 4 << 10, BUF_LARGE = 64 << 10 };
+struct buf_pool {
+  struct buf_spares {
+    struct buf at[BUF_SPARES];
     int n;
-  } small, large; // of at most SHARED_SMALL and SHARED_LARGE bytes each
+  } small, large; // of at most BUF_SMALL and BUF_LARGE bytes each
+};
+
+// Gives an empty buf without memory a spare's that fits `want` bytes, if there is one. Its max stays.
+void buf_lend(struct buf_pool *pool, struct buf *b, size_t want);
+// Takes the memory back, which need not be of this pool, and empties the buf.
+void buf_return(struct buf_pool *pool, struct buf *b);
+void buf_pool_free(struct buf_pool *pool);
+
+// What shared bytes are made of, kept for reuse by one thread. Zeroed, it is empty.
+struct shared_pool {
+  struct shared *shell[BUF_SPARES];
   int shells;
+  struct buf_pool memory;
 };
 
 // Bytes shared by several owners of one thread; freed, or returned to the pool, when the last lets go.
@@ -58,8 +69,6 @@ struct shared {
   struct buf buf;
 };
 
-// Gives an empty buf without memory a spare's that fits `want` bytes, if there is one. Its max stays.
-void shared_lend(struct shared_pool *pool, struct buf *b, size_t want);
 // Takes over `b`'s bytes (b becomes empty) with one reference; NULL when out of memory (b keeps them). The pool may be NULL; else it must outlive the bytes.
 struct shared *shared_take(struct shared_pool *pool, struct buf *b);
 struct shared *shared_ref(struct shared *s);

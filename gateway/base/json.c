@@ -75,12 +75,11 @@ static const char *pass_escape(struct json *j, const char *p)
   }
 }
 
-// `p` is behind the opening quote; the result is behind the closing one.
-static const char *pass_string(struct json *j, const char *p)
+// The rest of a string from the first byte on that is not plain.
+static __attribute__((noinline)) const char *pass_special(struct json *j, const char *p)
 {
   const char *end = j->end;
-  for (;;) {
-    p = json_scan_plain(p, end);
+  for (;; p = json_scan_plain(p, end)) {
     if (p == end)
       return pass_fail(j, p, "the string does not end");
     if (*p == '"')
@@ -99,6 +98,13 @@ static const char *pass_string(struct json *j, const char *p)
       } while (p < end && (unsigned char)*p >= 0x80);
     }
   }
+}
+
+// `p` is behind the opening quote; the result is behind the closing one.
+static inline const char *pass_string(struct json *j, const char *p)
+{
+  p = json_scan_plain(p, j->end);
+  return p < j->end && *p == '"' ? p + 1 : pass_special(j, p);
 }
 
 // `p` is at a minus sign or a digit.
@@ -160,7 +166,7 @@ static const char *pass_scalar(struct json *j, const char *p)
 }
 
 // Passes `"key" : ` up to the value; `key` (may be NULL) gets what is between the quotes.
-static const char *pass_key(struct json *j, const char *p, struct str *key)
+static inline const char *pass_key(struct json *j, const char *p, struct str *key)
 {
   if (p == j->end || *p != '"')
     return pass_fail(j, p, "a key in quotes is expected");
@@ -230,17 +236,21 @@ static inline const char *pass_scalars(struct json *j, const char *p, const char
   return pass_number(j, p);
 }
 
-bool json_skip(struct json *j, struct str *span)
+static inline bool is_container(const char *p, const char *end)
 {
-  if (j->failed)
-    return false;
+  return p < end && (*p == '{' || *p == '[');
+}
+
+// `p` is at an opening bracket.
+static __attribute__((noinline)) const char *pass_container(struct json *j, const char *p)
+{
   char closers[JSON_DEPTH_MAX];
   int open = 0, numbers = 0;
-  const char *end = j->end, *begin = pass_space(j->p, end), *p = begin;
+  const char *end = j->end;
   do {
-    if (p < end && (*p == '{' || *p == '[')) {
+    if (is_container(p, end)) {
       if (!deeper(j, p, j->depth + open + 1))
-        return false;
+        return NULL;
       char closer = *p == '{' ? '}' : ']';
       closers[open++] = closer;
       p = pass_space(p + 1, end);
@@ -248,15 +258,25 @@ bool json_skip(struct json *j, struct str *span)
         if (closer == '}')
           p = pass_key(j, p, NULL);
         if (!p)
-          return false;
+          return NULL;
         continue;
       }
     } else if (!(p = pass_scalars(j, p, closers, open, &numbers))) {
-      return false;
+      return NULL;
     }
     if (!(p = pass_separators(j, p, closers, &open)))
-      return false;
+      return NULL;
   } while (open);
+  return p;
+}
+
+bool json_skip(struct json *j, struct str *span)
+{
+  if (j->failed)
+    return false;
+  const char *begin = pass_space(j->p, j->end), *p = is_container(begin, j->end) ? pass_container(j, begin) : pass_scalar(j, begin);
+  if (!p)
+    return false;
   j->p = p;
   if (span)
     *span = (struct str){begin, (size_t)(p - begin)};
@@ -320,7 +340,7 @@ static bool enter(struct json *j, char opener, const char *problem)
 
 // Goes to the next element of the container that `opener` and `closer` enclose; false behind the closer or on failure. No value ends in an opening
 // bracket, so one right before j->p says that nothing has been passed yet.
-static bool next(struct json *j, char opener, char closer, const char *problem)
+static inline bool next(struct json *j, char opener, char closer, const char *problem)
 {
   if (j->failed)
     return false;
@@ -525,10 +545,8 @@ bool json_unescape(struct str raw, struct buf *out)
   return true;
 }
 
-bool json_raw_eq(struct str raw, struct str s)
+bool json_escaped_eq(struct str raw, struct str s)
 {
-  if (!raw.n || !memchr(raw.p, '\\', raw.n))
-    return str_eq(raw, s);
   const char *end = raw.p + raw.n;
   for (const char *p = raw.p; p < end;) {
     char c[4] = {*p};

@@ -67,8 +67,16 @@ bool json_err(const struct json *j, const char *field, struct err *e);
 // is refused. False then, or when out of memory.
 bool json_unescape(struct str raw, struct buf *out);
 
-// True when a raw key or string, unescaped, equals `s`. Fast when there are no escapes.
-bool json_raw_eq(struct str raw, struct str s);
+// json_raw_eq where there are escapes.
+bool json_escaped_eq(struct str raw, struct str s);
+
+// True when a raw key or string, unescaped, equals `s`. An escape is longer than what it stands for, so most lengths tell already.
+static inline bool json_raw_eq(struct str raw, struct str s)
+{
+  if (raw.n <= s.n)
+    return str_eq(raw, s) && !(raw.n && memchr(raw.p, '\\', raw.n));
+  return memchr(raw.p, '\\', raw.n) && json_escaped_eq(raw, s);
+}
 
 // A number's span as a double, correctly rounded; overflow gives ±infinity.
 double json_double(struct str number);

@@ -71,6 +71,7 @@ void grpc_front_free(struct reactor *r)
     free(CONTAINER_OF(node, struct grpc_stream, link));
   nghttp2_session_callbacks_del(f->callbacks);
   nghttp2_option_del(f->option);
+  blocks_clear(&f->blocks);
   free(f);
   r->grpc_front = NULL;
 }

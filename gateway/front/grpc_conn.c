@@ -83,18 +83,20 @@ static int on_begin_headers(nghttp2_session *h2, const nghttp2_frame *frame, voi
   if (!s)
     return nghttp2_submit_rst_stream(h2, NGHTTP2_FLAG_NONE, frame->hd.stream_id, NGHTTP2_REFUSED_STREAM);
   c->active = c->front->r->now;
+  c->head_of = s;
   return nghttp2_session_set_stream_user_data(h2, frame->hd.stream_id, s);
 }
 
 static int on_header(nghttp2_session *h2, const nghttp2_frame *frame, const uint8_t *name, size_t name_n, const uint8_t *value, size_t value_n,
                      uint8_t flags, void *ctx)
 {
+  struct grpc_conn *c = ctx;
+  (void)h2;
   (void)flags;
-  (void)ctx;
   if (frame->hd.type != NGHTTP2_HEADERS || frame->headers.cat != NGHTTP2_HCAT_REQUEST)
     return 0; // a caller's trailers say nothing in gRPC
-  struct grpc_stream *s = stream_of(h2, frame->hd.stream_id);
-  if (s)
+  struct grpc_stream *s = c->head_of;
+  if (s && s->id == frame->hd.stream_id)
     grpc_stream_header(s, (struct str){(const char *)name, name_n}, (struct str){(const char *)value, value_n});
   return 0;
 }
@@ -144,14 +146,34 @@ static int on_stream_close(nghttp2_session *h2, int32_t id, uint32_t error, void
   (void)error;
   (void)ctx;
   if (s) {
+    struct grpc_conn *c = s->conn;
+    c->head_of = c->head_of == s ? NULL : c->head_of;
     nghttp2_session_set_stream_user_data(h2, id, NULL);
     grpc_stream_close(s);
   }
   return 0;
 }
 
+static void *h2_malloc(size_t n, void *ctx)
+{
+  return blocks_malloc(ctx, n);
+}
+static void h2_free(void *p, void *ctx)
+{
+  blocks_free(ctx, p);
+}
+static void *h2_calloc(size_t n, size_t size, void *ctx)
+{
+  return blocks_calloc(ctx, n, size);
+}
+static void *h2_realloc(void *p, size_t n, void *ctx)
+{
+  return blocks_realloc(ctx, p, n);
+}
+
 bool grpc_conn_setup(struct grpc_front *f)
 {
+  f->memory = (nghttp2_mem){&f->blocks, h2_malloc, h2_free, h2_calloc, h2_realloc};
   if (nghttp2_session_callbacks_new(&f->callbacks) || nghttp2_option_new(&f->option))
     return false;
   nghttp2_session_callbacks *cb = f->callbacks;
@@ -423,7 +445,7 @@ static void on_io(void *ctx, int events)
 static bool open_session(struct grpc_conn *c)
 {
   const struct config *config = c->front->r->config;
-  if (nghttp2_session_server_new2(&c->h2, c->front->callbacks, c, c->front->option))
+  if (nghttp2_session_server_new3(&c->h2, c->front->callbacks, c, c->front->option, &c->front->memory))
     return false;
   nghttp2_settings_entry settings[] = {
       {NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, (uint32_t)config->max_streams},

@@ -5,6 +5,7 @@
 
 #include <nghttp2/nghttp2.h>
 
+#include "base/blocks.h"
 #include "base/buf.h"
 #include "base/list.h"
 #include "front/grpc_wire.h"
@@ -24,6 +25,8 @@ struct grpc_front {
   bool draining;
   nghttp2_session_callbacks *callbacks;
   nghttp2_option *option;
+  nghttp2_mem memory; // blocks, as nghttp2 wants them
+  struct blocks blocks;
   struct list spare; // streams
   int spares;
   char in[GRPC_SCRATCH], out[GRPC_SCRATCH]; // used within one callback only
@@ -39,6 +42,7 @@ struct grpc_conn {
   struct turn_end flush;
   struct timer timer;
   struct list streams;
+  struct grpc_stream *head_of;                        // whose headers came last; NULL: none, or it is gone
   struct buf out;                                     // bytes that the socket did not take; while there are any, no more are made
   nsec active;                                        // the last time that a call began, ended or got data
   nsec progress;                                      // the last time that the socket took bytes

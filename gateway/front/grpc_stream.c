@@ -109,7 +109,7 @@ void grpc_stream_take(struct grpc_stream *s, char *to, size_t n)
     s->conn->unheld = true;
   if (queued(s))
     return;
-  buf_free(&s->out);
+  buf_return(&s->conn->front->r->bufs, &s->out);
   s->out_at = 0;
 }
 
@@ -219,7 +219,12 @@ static void on_call_message(struct call *c, struct buf *out)
 
 static void set_status(struct grpc_stream *s, const struct err *e)
 {
-  snprintf(s->status, sizeof s->status, "%u", e ? (unsigned)e->code % 100 : 0U);
+  unsigned code = e ? (unsigned)e->code % 100 : 0;
+  char *to = s->status;
+  if (code >= 10)
+    *to++ = (char)('0' + code / 10);
+  *to++ = (char)('0' + code % 10);
+  *to = '\0';
   if (!e)
     return;
   s->message.max = MESSAGE_MAX;

@@ -623,8 +623,6 @@ bool http_front_init(struct reactor *r, bool (*ready)(struct reactor *r))
 bool http_front_accept(struct reactor *r, int fd, const struct sockaddr *addr, socklen_t len)
 {
   struct http_front *f = r->http_front;
-  if (addr->sa_family == AF_INET || addr->sa_family == AF_INET6)
-    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
   // libmicrohttpd closes the socket when this fails.
   if (MHD_add_connection(f->daemon, fd, addr, len) != MHD_YES)
     return false;

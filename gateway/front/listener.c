@@ -17,6 +17,7 @@
 #include "front/grpc_wire.h"
 #include "front/http.h"
 #include "runtime/log.h"
+#include "runtime/socket.h"
 
 enum {
   BATCH = 64,          // connections accepted in a turn, so that those that are open get theirs
@@ -145,19 +146,6 @@ static bool room(const struct listener *l)
   return open < l->r->config->max_connections;
 }
 
-static void tune(int fd, int family)
-{
-  if (family == AF_UNIX)
-    return;
-  // Peers that vanish without a word are noticed in two minutes, also while a call runs.
-  const int on = 1, idle_s = 60, interval_s = 20, probes = 3;
-  setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-  setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
-  setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle_s, sizeof idle_s);
-  setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &interval_s, sizeof interval_s);
-  setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &probes, sizeof probes);
-}
-
 static void welcome(struct listener *l, int fd, const struct sockaddr_storage *peer, socklen_t peer_n)
 {
   struct pending *p = calloc(1, sizeof *p);
@@ -170,7 +158,7 @@ static void welcome(struct listener *l, int fd, const struct sockaddr_storage *p
   p->give_up = nsec_add(l->r->now, SILENCE_S * NSEC_PER_S);
   list_append(&l->pending, &p->link);
   metric_add(l->r->metrics, METRIC_connections, 1);
-  tune(fd, peer->ss_family);
+  socket_tune(fd);
   p->io = io_open(l->r, fd, 0, on_pending, p);
   if (p->io)
     look(p, false); // most have said something by now

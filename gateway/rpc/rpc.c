@@ -19,6 +19,7 @@ struct rpc {
   const struct rpc_handler **handlers; // by method; NULL: not served
   int *table;                          // method index + 1 by hash of its path; open addressing
   size_t mask;
+  int last;          // the method found last; mostly it is asked for again
   struct list calls; // whose home is here
   int count;
   struct random_pool random; // for request ids
@@ -89,16 +90,20 @@ int rpc_calls(struct reactor *r)
 
 const struct rpc_method *rpc_find(struct reactor *r, struct str path, int *index)
 {
-  const struct rpc *rpc = r->rpc;
-  for (size_t at = hash_fnv(0, path) & rpc->mask; rpc->table[at]; at = (at + 1) & rpc->mask) {
-    int i = rpc->table[at] - 1;
-    if (str_eq(path, str_c(rpc_methods[i].path))) {
-      if (index)
-        *index = i;
-      return &rpc_methods[i];
-    }
+  struct rpc *rpc = r->rpc;
+  int i = rpc->last;
+  if (!str_eq(path, str_c(rpc_methods[i].path))) {
+    size_t at = hash_fnv(0, path) & rpc->mask;
+    while (rpc->table[at] && !str_eq(path, str_c(rpc_methods[rpc->table[at] - 1].path)))
+      at = (at + 1) & rpc->mask;
+    i = rpc->table[at] - 1;
+    if (i < 0)
+      return NULL;
+    rpc->last = i;
   }
-  return NULL;
+  if (index)
+    *index = i;
+  return &rpc_methods[i];
 }
 
 // --- the life of a call --------------------------------------------------------------------------------------------------------------------
@@ -126,7 +131,7 @@ struct call *call_new(struct reactor *home, const struct call_front *front, void
   c->front = front;
   c->front_ctx = front_ctx;
   c->deadline = NSEC_NEVER;
-  c->arrived = clock_mono();
+  c->arrived = home->now;
   c->method_index = -1;
   c->protocol = "";
   c->deadline_timer.fire = on_deadline;
@@ -148,7 +153,7 @@ static void call_free(struct call *c)
     return;
   }
   arena_reset(&c->arena);
-  buf_free(&c->out);
+  buf_return(&c->home->bufs, &c->out);
   rpc->spare[rpc->spares++] = c;
 }
 
@@ -401,6 +406,7 @@ static bool encode(struct call *c, const ProtobufCMessage *m, struct err *e)
 {
   switch (c->codec) {
   case CODEC_PROTO:
+    buf_lend(&c->owner->bufs, &c->out, 0);
     return proto_encode(m, &c->out, e);
   case CODEC_REST:
     return rest_reply(c->method, m, &c->out, e);

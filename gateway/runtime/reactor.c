@@ -346,6 +346,7 @@ void reactor_free(struct reactor *r)
   free_dead(r);
   close(r->epoll);
   close(r->wake);
+  buf_pool_free(&r->bufs);
   free(r->timers.at);
   r->timers = (struct timer_heap){0};
 }

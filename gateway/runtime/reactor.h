@@ -11,6 +11,7 @@
 #include <stdint.h>
 #include <uv.h>
 
+#include "base/buf.h"
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/list.h"
@@ -66,6 +67,8 @@ struct reactor {
   struct metrics *metrics; // this reactor's own
   const struct config *config;
   bool draining; // the gateway shuts down: no new sessions
+
+  struct buf_pool bufs; // for replies
 
   // What the upper layers keep for each reactor. Each is set by its layer.
   struct http_client *http;

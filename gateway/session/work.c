@@ -217,7 +217,11 @@ static struct outcome *outcome_new(const struct session *s, const struct work *w
   struct outcome *o = outcome_alloc(t);
   if (!o)
     return NULL;
-  *o = (struct outcome){.refs = 1, .table = t, .worker_time = clock_mono() - work->sent, .request_hash = work->request_hash, .episode_id = ""};
+  *o = (struct outcome){.refs = 1,
+                        .table = t,
+                        .worker_time = s->reactor->now > work->sent ? s->reactor->now - work->sent : 0,
+                        .request_hash = work->request_hash,
+                        .episode_id = ""};
   if (work->request_id)
     memcpy(o->request_id, work->request_id, strlen(work->request_id) + 1);
   if (reply->kind == REPLY_ERROR) {

@@ -129,35 +129,6 @@ const ProtobufCFieldDescriptor *field_find(const ProtobufCMessageDescriptor *des
 
 // --- values --------------------------------------------------------------------------------------------------------------------------------
 
-size_t value_size(ProtobufCType type)
-{
-  switch (type) {
-  case PROTOBUF_C_TYPE_INT32:
-  case PROTOBUF_C_TYPE_SINT32:
-  case PROTOBUF_C_TYPE_SFIXED32:
-  case PROTOBUF_C_TYPE_UINT32:
-  case PROTOBUF_C_TYPE_FIXED32:
-  case PROTOBUF_C_TYPE_FLOAT:
-  case PROTOBUF_C_TYPE_ENUM:
-    return 4;
-  case PROTOBUF_C_TYPE_INT64:
-  case PROTOBUF_C_TYPE_SINT64:
-  case PROTOBUF_C_TYPE_SFIXED64:
-  case PROTOBUF_C_TYPE_UINT64:
-  case PROTOBUF_C_TYPE_FIXED64:
-  case PROTOBUF_C_TYPE_DOUBLE:
-    return 8;
-  case PROTOBUF_C_TYPE_BOOL:
-    return sizeof(protobuf_c_boolean);
-  case PROTOBUF_C_TYPE_BYTES:
-    return sizeof(ProtobufCBinaryData);
-  case PROTOBUF_C_TYPE_STRING:
-  case PROTOBUF_C_TYPE_MESSAGE:
-    break;
-  }
-  return sizeof(void *);
-}
-
 static bool is_pointer(const ProtobufCFieldDescriptor *f)
 {
   return f->type == PROTOBUF_C_TYPE_STRING || f->type == PROTOBUF_C_TYPE_MESSAGE;
@@ -214,7 +185,7 @@ void field_mark(ProtobufCMessage *m, const ProtobufCFieldDescriptor *f)
     *(protobuf_c_boolean *)quantifier = 1;
 }
 
-// --- binary --------------------------------------------------------------------------------------------------------------------------------
+// --- new --------------------------------------------------------------------------------------------------------------------------------
 
 ProtobufCMessage *message_new(const ProtobufCMessageDescriptor *desc, struct arena *a)
 {
@@ -222,27 +193,4 @@ ProtobufCMessage *message_new(const ProtobufCMessageDescriptor *desc, struct are
   if (m)
     protobuf_c_message_init(desc, m);
   return m;
-}
-
-ProtobufCMessage *proto_decode(const ProtobufCMessageDescriptor *desc, struct str bytes, int max_depth, struct arena *a, struct err *e)
-{
-  if (!wire_check(desc, bytes, max_depth, e))
-    return NULL;
-  const uint8_t *data = bytes.n ? (const uint8_t *)bytes.p : (const uint8_t *)"";
-  ProtobufCMessage *m = protobuf_c_message_unpack(desc, arena_allocator(a), bytes.n, data);
-  if (!m)
-    err_nomem(e);
-  return m;
-}
-
-bool proto_encode(const ProtobufCMessage *m, struct buf *out, struct err *e)
-{
-  size_t size = protobuf_c_message_get_packed_size(m);
-  char *to = buf_reserve(out, size ? size : 1);
-  if (!to && out->max && size > out->max - out->n)
-    return err_set(e, CODE_RESOURCE_EXHAUSTED, REASON_MESSAGE_TOO_LARGE, "the message has %zu bytes; the limit is %zu", size, out->max);
-  if (!to)
-    return size == 0 || err_nomem(e);
-  out->n += protobuf_c_message_pack(m, (uint8_t *)to);
-  return true;
 }

@@ -5,6 +5,7 @@
 
 #include <protobuf-c/protobuf-c.h>
 #include <stdbool.h>
+#include <stdint.h>
 
 #include "base/err.h"
 #include "base/str.h"
@@ -58,7 +59,29 @@ static inline const ProtobufCMessageDescriptor *field_message(const ProtobufCFie
 const ProtobufCFieldDescriptor *field_find(const ProtobufCMessageDescriptor *desc, struct str key);
 
 // The size of one value of a type in a message's struct.
-size_t value_size(ProtobufCType type);
+static inline size_t value_size(ProtobufCType type)
+{
+  static const uint8_t sizes[] = {
+      [PROTOBUF_C_TYPE_INT32] = 4,
+      [PROTOBUF_C_TYPE_SINT32] = 4,
+      [PROTOBUF_C_TYPE_SFIXED32] = 4,
+      [PROTOBUF_C_TYPE_INT64] = 8,
+      [PROTOBUF_C_TYPE_SINT64] = 8,
+      [PROTOBUF_C_TYPE_SFIXED64] = 8,
+      [PROTOBUF_C_TYPE_UINT32] = 4,
+      [PROTOBUF_C_TYPE_FIXED32] = 4,
+      [PROTOBUF_C_TYPE_UINT64] = 8,
+      [PROTOBUF_C_TYPE_FIXED64] = 8,
+      [PROTOBUF_C_TYPE_FLOAT] = 4,
+      [PROTOBUF_C_TYPE_DOUBLE] = 8,
+      [PROTOBUF_C_TYPE_BOOL] = sizeof(protobuf_c_boolean),
+      [PROTOBUF_C_TYPE_ENUM] = 4,
+      [PROTOBUF_C_TYPE_STRING] = sizeof(void *),
+      [PROTOBUF_C_TYPE_BYTES] = sizeof(ProtobufCBinaryData),
+      [PROTOBUF_C_TYPE_MESSAGE] = sizeof(void *),
+  };
+  return sizes[type];
+}
 
 // A field's place in its message, and that of its count, has flag or oneof case.
 static inline void *field_slot(ProtobufCMessage *m, const ProtobufCFieldDescriptor *f)

@@ -25,11 +25,9 @@ struct transcode_options {
   const char *extras_field;
 };
 
-// Checks a binary message before protobuf-c decodes it, which has no recursion limit, takes invalid UTF-8 and cuts strings at NUL: nesting at most max_depth (groups and unknown
-// fields too), well-formed tags and lengths, string fields valid UTF-8 without NUL, no group, no singular message twice (protobuf-c merges those wrongly). Fails with INVALID_ARGUMENT (INVALID_REQUEST, JSON_TOO_DEEP) and the field's path.
-bool wire_check(const ProtobufCMessageDescriptor *desc, struct str bytes, int max_depth, struct err *e);
-
-// wire_check, then decodes into the arena. NULL: `e` says why.
+// Decodes a binary message into the arena, as hostile: nesting at most max_depth, well-formed tags and lengths, every field of its type, string fields valid UTF-8
+// without NUL, no group. A message that comes twice is merged, unknown fields are kept. NULL: INVALID_ARGUMENT (INVALID_REQUEST, JSON_TOO_DEEP) with the
+// field's path, or out of memory.
 ProtobufCMessage *proto_decode(const ProtobufCMessageDescriptor *desc, struct str bytes, int max_depth, struct arena *a, struct err *e);
 
 // Encodes behind what `out` has. False: out of memory or over out->max (RESOURCE_EXHAUSTED).

@@ -67,8 +67,8 @@ static bool make_room(struct http_request *q, size_t first_piece)
 {
   curl_off_t announced = -1;
   curl_easy_getinfo(q->t.easy, CURLINFO_CONTENT_LENGTH_DOWNLOAD_T, &announced);
-  size_t want = announced > (curl_off_t)first_piece && announced < SHARED_LARGE ? (size_t)announced : first_piece;
-  shared_lend(&q->t.client->replies, &q->body, want + 1);
+  size_t want = announced > (curl_off_t)first_piece && announced < BUF_LARGE ? (size_t)announced : first_piece;
+  buf_lend(&q->t.client->replies.memory, &q->body, want + 1);
   return buf_reserve(&q->body, want + 1) != NULL;
 }
 

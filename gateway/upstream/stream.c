@@ -8,6 +8,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "runtime/socket.h"
 #include "upstream/transfer.h"
 
 struct stream_connector {
@@ -39,6 +40,8 @@ static bool take_socket(struct stream *s, int fd)
   s->fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);
   if (s->fd < 0)
     s->fd = 0;
+  else
+    socket_tune(s->fd);
   give_up_connector(s);
   return s->fd != 0;
 }

@@ -174,7 +174,7 @@ static bool begin_data(struct ws_frames *f, uint64_t announced)
 {
   f->in_message = true;
   size_t room = (announced < TRUSTED_LENGTH ? (size_t)announced : TRUSTED_LENGTH) + 1;
-  shared_lend(&f->coders->messages, &f->message, room);
+  buf_lend(&f->coders->messages.memory, &f->message, room);
   f->message.max = f->max_message + 1; // and the NUL
   return buf_reserve(&f->message, room) != NULL;
 }

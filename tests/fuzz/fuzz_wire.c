@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Binary messages: whatever wire_check takes, protobuf-c decodes, and writes again as something that wire_check takes. The first byte chooses the message.
+// Binary messages: what is taken is written again as something that is taken, of the size that protobuf-c finds. The first byte chooses the message.
 #include <envgate/v1/session_service.pb-c.h>
 #include <google/protobuf/descriptor.pb-c.h>
 #include <google/protobuf/struct.pb-c.h>
@@ -38,13 +38,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
   struct buf out = {0};
   struct err e = {0};
   arena_init(&a, 256 << 20);
-  bool taken = wire_check(desc, bytes, DEPTH, &e);
   const ProtobufCMessage *m = proto_decode(desc, bytes, DEPTH, &a, &e);
-  check(taken == (m != NULL));
   if (m) {
     json_encode(m, &options, &out, &e);
     out.n = 0;
-    check(proto_encode(m, &out, &e) && wire_check(desc, buf_view(&out), DEPTH, &e));
+    check(proto_encode(m, &out, &e) && out.n == protobuf_c_message_get_packed_size(m) && proto_decode(desc, buf_view(&out), DEPTH, &a, &e));
   }
   buf_free(&out);
   arena_free(&a);
