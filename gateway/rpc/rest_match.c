@@ -17,6 +17,15 @@ static struct str custom_verb(struct str template)
   return (struct str){NULL, 0};
 }
 
+// What a path must end in to fit: the template's text behind its last variable or star.
+static struct str ending(struct str template)
+{
+  size_t i = template.n;
+  while (i > 0 && template.p[i - 1] != '}' && template.p[i - 1] != '*')
+    i--;
+  return str_skip(template, i);
+}
+
 static size_t segment_length(struct str path)
 {
   const char *slash = memchr(path.p, '/', path.n);
@@ -72,9 +81,9 @@ static bool match_variable(struct str *template, struct str *path, struct rest_m
 
 bool rest_match_template(struct str template, struct str path, struct rest_match *m)
 {
-  struct str verb = custom_verb(template);
-  if (!str_ends(path, verb))
+  if (!str_ends(path, ending(template))) // most don't
     return false;
+  struct str verb = custom_verb(template);
   template.n -= verb.n;
   path.n -= verb.n;
   m->vars = 0;

@@ -17,6 +17,7 @@ enum {
 
 struct rpc {
   const struct rpc_handler **handlers; // by method; NULL: not served
+  uint32_t *reply_size;                // by method: of the last one
   int *table;                          // method index + 1 by hash of its path; open addressing
   size_t mask;
   int last;          // the method found last; mostly it is asked for again
@@ -42,7 +43,8 @@ bool rpc_init(struct reactor *r, const struct rpc_handler *handlers)
   rpc->mask = size - 1;
   rpc->table = calloc(size, sizeof *rpc->table);
   rpc->handlers = calloc((size_t)rpc_method_count, sizeof(const struct rpc_handler *));
-  if (!rpc->table || !rpc->handlers)
+  rpc->reply_size = calloc((size_t)rpc_method_count, sizeof *rpc->reply_size);
+  if (!rpc->table || !rpc->handlers || !rpc->reply_size)
     return false;
   for (int i = 0; i < rpc_method_count; i++) {
     size_t at = hash_fnv(0, str_c(rpc_methods[i].path)) & rpc->mask;
@@ -79,6 +81,7 @@ void rpc_free(struct reactor *r)
     call_destroy(rpc->spare[--rpc->spares]);
   free(rpc->table);
   free(rpc->handlers);
+  free(rpc->reply_size);
   free(rpc);
   r->rpc = NULL;
 }
@@ -402,12 +405,20 @@ void call_refuse(struct call *c, const struct err *e)
 
 // --- the end -------------------------------------------------------------------------------------------------------------------------------
 
+static bool encode_proto(struct call *c, const ProtobufCMessage *m, struct err *e)
+{
+  uint32_t *size = &c->owner->rpc->reply_size[c->method_index];
+  buf_lend(&c->owner->bufs, &c->out, *size);
+  bool ok = proto_encode(m, &c->out, e);
+  *size = (uint32_t)c->out.n;
+  return ok;
+}
+
 static bool encode(struct call *c, const ProtobufCMessage *m, struct err *e)
 {
   switch (c->codec) {
   case CODEC_PROTO:
-    buf_lend(&c->owner->bufs, &c->out, 0);
-    return proto_encode(m, &c->out, e);
+    return encode_proto(c, m, e);
   case CODEC_REST:
     return rest_reply(c->method, m, &c->out, e);
   case CODEC_JSON:
