@@ -7,10 +7,8 @@
 
 #include "base/utf8.h"
 
-char *buf_reserve(struct buf *b, size_t more)
+char *buf_grow(struct buf *b, size_t more)
 {
-  if (b->p && more <= b->cap - b->n)
-    return b->p + b->n;
   if (more > SIZE_MAX / 2 - b->n || (b->max && b->n + more > b->max))
     return NULL;
   size_t need = b->n + more, cap = b->cap ? b->cap : 256;
@@ -24,27 +22,6 @@ char *buf_reserve(struct buf *b, size_t more)
   b->p = p;
   b->cap = cap;
   return p + b->n;
-}
-
-bool buf_add(struct buf *b, const void *p, size_t n)
-{
-  char *to = buf_reserve(b, n);
-  if (!to)
-    return n == 0;
-  if (n)
-    memcpy(to, p, n);
-  b->n += n;
-  return true;
-}
-
-bool buf_str(struct buf *b, struct str s)
-{
-  return buf_add(b, s.p, s.n);
-}
-
-bool buf_char(struct buf *b, char c)
-{
-  return buf_add(b, &c, 1);
 }
 
 bool buf_printf(struct buf *b, const char *fmt, ...)

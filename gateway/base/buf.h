@@ -16,13 +16,42 @@ struct buf {
   size_t max; // it never holds more; 0: no limit
 };
 
+// buf_reserve where there is no room yet.
+char *buf_grow(struct buf *b, size_t more);
+
 // Makes room for `more` bytes behind n and returns where they go; NULL when over max or out of memory (the buf is unchanged).
-char *buf_reserve(struct buf *b, size_t more);
+static inline char *buf_reserve(struct buf *b, size_t more)
+{
+  return b->p && more <= b->cap - b->n ? b->p + b->n : buf_grow(b, more);
+}
 
 // Each appends and returns true, or changes nothing and returns false (over max, out of memory).
-bool buf_add(struct buf *b, const void *p, size_t n);
-bool buf_str(struct buf *b, struct str s);
-bool buf_char(struct buf *b, char c);
+static inline bool buf_add(struct buf *b, const void *p, size_t n)
+{
+  char *to = buf_reserve(b, n);
+  if (!to)
+    return n == 0;
+  if (n)
+    memcpy(to, p, n);
+  b->n += n;
+  return true;
+}
+
+static inline bool buf_str(struct buf *b, struct str s)
+{
+  return buf_add(b, s.p, s.n);
+}
+
+static inline bool buf_char(struct buf *b, char c)
+{
+  char *to = buf_reserve(b, 1);
+  if (!to)
+    return false;
+  *to = c;
+  b->n++;
+  return true;
+}
+
 bool buf_printf(struct buf *b, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 // Appends `s` as a JSON string with its quotes. Bytes that are not UTF-8 become U+FFFD.

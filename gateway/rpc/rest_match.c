@@ -108,22 +108,29 @@ static void add_verb(struct buf *allow, const char *verb)
   buf_str(allow, str_c(verb));
 }
 
+// Whether there are methods for the path at all; `allow` (may be NULL) gets their verbs.
+static bool find_other_verbs(struct str path, struct buf *allow)
+{
+  bool any = false;
+  struct rest_match match;
+  for (int i = 0; i < rpc_method_count; i++)
+    if (rpc_methods[i].http_path && rest_match_template(str_c(rpc_methods[i].http_path), path, &match)) {
+      any = true;
+      add_verb(allow, rpc_methods[i].http_verb);
+    }
+  return any;
+}
+
 bool rest_find(struct str verb, struct str path, struct rest_match *m, bool *other_verb, struct buf *allow)
 {
-  *other_verb = false;
   if (str_eq(verb, STR("HEAD")))
     verb = STR("GET");
   bool found = false, found_custom = false;
   for (int i = 0; i < rpc_method_count; i++) {
     const struct rpc_method *method = &rpc_methods[i];
     struct rest_match match;
-    if (!method->http_path || !rest_match_template(str_c(method->http_path), path, &match))
+    if (!method->http_path || !str_eq(str_c(method->http_verb), verb) || !rest_match_template(str_c(method->http_path), path, &match))
       continue;
-    if (!str_eq(str_c(method->http_verb), verb)) {
-      *other_verb = true;
-      add_verb(allow, method->http_verb);
-      continue;
-    }
     // "*" would take "x:close" whole, so a template that names the custom verb goes before one that doesn't.
     bool custom = custom_verb(str_c(method->http_path)).n > 0;
     if (found && !(custom && !found_custom))
@@ -133,7 +140,6 @@ bool rest_find(struct str verb, struct str path, struct rest_match *m, bool *oth
     match.method = method;
     *m = match;
   }
-  if (found)
-    *other_verb = false;
+  *other_verb = !found && find_other_verbs(path, allow);
   return found;
 }

@@ -63,8 +63,10 @@ enum kind message_kind(const ProtobufCMessageDescriptor *desc)
       {"BytesValue", KIND_WRAPPER},
   };
   static const char google[] = "google.protobuf.";
+  if (desc->name[0] != google[0]) // most are ours
+    return strcmp(desc->short_name, "Payload") == 0 && strcmp(desc->name, "envgate.v1.Payload") == 0 ? KIND_PAYLOAD : KIND_PLAIN;
   if (strncmp(desc->name, google, sizeof google - 1) != 0)
-    return strcmp(desc->name, "envgate.v1.Payload") == 0 ? KIND_PAYLOAD : KIND_PLAIN;
+    return KIND_PLAIN;
   for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
     if (strcmp(desc->name + sizeof google - 1, kinds[i].name) == 0)
       return kinds[i].kind;
