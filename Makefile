@@ -157,7 +157,7 @@ docs: $(B)/envgate
 	$(B)/envgate docs schema >docs/config.schema.json
 	$(PY) tools/gen_api_docs.py $(GEN)/api.pb $(B)/envgate docs/API.md
 
-$(B)/bench/load: tests/bench/load.c
+$(B)/bench/load: tests/bench/load.c tests/bench/histogram.h
 	@mkdir -p $(@D)
 	$(QUIET) CC $<
 	$(HIDE)$(CC) -D_GNU_SOURCE -std=gnu17 -g -O2 $(WARN) $< -lnghttp2 -o $@

@@ -32,13 +32,17 @@ class Row:
     """A way to the worker. `middle` is "", "nginx", "gateway" or "peer"; `check`: all callers use one session, by load.c or by h2load.
 
     `batch`: a call is a StepBatch of so many items, each for a session of its own; the figures are of a step.
+    `shapes`: only in these, with small payloads. `args`: of the gateway. `load`: more arguments of load.c. `sessions`: of all callers together.
     """
 
-    def __init__(self, key, title, mode, middle, dialect="both", unix=False, check="", batch=0, peer=None):
+    def __init__(self, key, title, mode, middle, dialect="both", unix=False, check="", batch=0, peer=None, shapes=(), args=("--threads", 1), load=(), sessions=0):
         self.key, self.title, self.mode, self.middle = key, title, mode, middle
         self.dialect, self.unix, self.check, self.batch, self.peer = dialect, unix, check, batch, peer
+        self.shapes, self.args, self.load, self.sessions = shapes, args, load, sessions
 
     def fits(self, shape, payload, full):
+        if self.shapes:
+            return shape in self.shapes and payload == "small"
         if self.batch:
             return shape == "1x1" and payload == "small"
         if self.peer and not full and (shape, payload) not in PEER_LINES:
@@ -62,7 +66,19 @@ ROWS = [
     Row("shared", "envgate, gRPC → /ws over TCP, all on one session", "grpc", "gateway", check="load"),
     Row("h2load", "the same by h2load", "grpc", "gateway", check="h2load"),
 ]
-BATCH = Row("batch", f"envgate, gRPC StepBatch of {BATCH_ITEMS} → /ws over TCP, a step", "grpc", "gateway", batch=BATCH_ITEMS)
+ONE, TWO = ("--threads", 1), ("--threads", 2)
+BUSY_US = 50
+# What only `make bench-peers` measures, as it belongs to no caller's way: waiting, many sessions, and two reactors on one core.
+MORE = [
+    Row("grpc-value", "envgate, gRPC, payloads as google.protobuf.Value → /ws over TCP", "grpc", "gateway", shapes=("16x1", "8x16")),
+    Row("busy", f"envgate, gRPC → /ws over TCP, --busy-poll-us {BUSY_US}", "grpc", "gateway", shapes=("1x1",), args=(*ONE, "--busy-poll-us", BUSY_US)),
+    Row("batch", f"envgate, gRPC StepBatch of {BATCH_ITEMS} → /ws over TCP, a step", "grpc", "gateway", batch=BATCH_ITEMS),
+    Row("batch-unix", f"envgate, gRPC StepBatch of {BATCH_ITEMS} → /ws over a unix socket, a step", "grpc", "gateway", batch=BATCH_ITEMS, unix=True),
+    Row("many-100", "envgate, gRPC → /ws over TCP, 96 sessions in turn", "grpc", "gateway", shapes=("16x1",), sessions=96),
+    Row("many-10000", "envgate, gRPC → /ws over TCP, 10,000 sessions in turn", "grpc", "gateway", shapes=("16x1",), sessions=10000),
+    Row("local", "envgate with two reactors, every session its connection's", "grpc", "gateway", shapes=("16x1",), args=TWO, load=("--environment", "bench")),
+    Row("crossing", "envgate with two reactors, every call crosses", "grpc", "gateway", shapes=("16x1",), args=TWO, load=("--environment", "bench", "--crossing")),
+]  # fmt: skip
 # nginx is among the rows already.
 PEERS = [
     Row(peer.name, peer.title, "grpc" if peer.front == "grpc" else "worker", "peer", peer=peer) for peer in peers.PEERS if peer.name != "nginx"
@@ -88,6 +104,9 @@ def field(number, value):
 
 def step_request(session, action):
     return field(1, session.encode()) + field(2, field(1, action.encode()))
+
+
+PAYLOAD_FORMAT_VALUE = b"\x38\x02"  # StepRequest.payload_format
 
 
 def grpc_message(message):
@@ -159,18 +178,18 @@ class Figures(dict):
 
 def take(row, worker, shape, options, folder):
     connections, streams = SHAPES[shape]
-    sessions_n = row.batch or connections * streams
+    sessions_n = row.batch or row.sessions or connections * streams
     with contextlib.ExitStack() as stack:
         middle = sessions = None
         if row.middle == "nginx":
             middle = stand.Nginx(folder, worker)
         elif row.middle == "gateway":
-            middle = stand.Gateway(folder, worker, sessions_n, older=row.dialect == "http")
+            middle = stand.Gateway(folder, worker, sessions_n, older=row.dialect == "http", args=row.args)
         elif row.middle == "peer":
             middle = row.peer.start(folder, worker)
         if middle:
             stack.callback(middle.stop)
-        if row.middle == "gateway":
+        if row.middle == "gateway" and not row.load:
             sessions = stack.enter_context(middle.sessions(sessions_n, shared=bool(row.check)))
         address = middle.address if middle else worker.address
         watch = [*(middle.pids() if middle else []), *worker.pids()]
@@ -178,11 +197,17 @@ def take(row, worker, shape, options, folder):
             report = h2load(middle, worker, connections, options, pathlib.Path(sessions).read_text().split()[0])
         elif row.batch:
             report = batch_load(middle, worker, shape, options, pathlib.Path(sessions).read_text().split(), watch)
+        elif row.key == "grpc-value":
+            steps = (step_request(name, worker.payload.action) + PAYLOAD_FORMAT_VALUE for name in pathlib.Path(sessions).read_text().split())
+            messages = b"".join(map(grpc_message, steps))
+            report = load_messages(address, "/envgate.v1.SessionService/Step", messages, shape, options, watch)
         elif row.peer and row.mode == "grpc":
             messages = row.peer.requests(worker.payload.action, connections * streams)
             report = load_messages(address, row.peer.path, messages, shape, options, watch)
         else:
-            report = stand.load(row.mode, address, worker.payload, connections, streams, options.seconds, options.warmup, sessions, watch)
+            rotate = ("--rotate", sessions_n // (connections * streams)) if row.sessions else ()
+            shaped = (connections, streams, options.seconds, options.warmup)
+            report = stand.load(row.mode, address, worker.payload, *shaped, sessions, watch, more=(*row.load, *rotate))
         return figures(report, middle, worker)
 
 
@@ -214,8 +239,9 @@ def figures(report, middle, worker):
 
 def rows(options):
     if options.peers:
-        return [*ROWS, BATCH, *PEERS]
-    return [*ROWS, BATCH] if any("batch" in names.split(",") for names in options.only) else ROWS
+        return [*ROWS, *MORE, *PEERS]
+    asked = {name for names in options.only for name in names.split(",")}
+    return [*ROWS, *(row for row in MORE if row.key in asked)]
 
 
 def plan(options):
@@ -295,12 +321,24 @@ RATIOS = {
     "grpc_ws_16x1/go": ("small", "16x1", "grpc-ws", "go-ws"),
     "grpc_ws_16x1/envoy": ("small", "16x1", "grpc-ws", "envoy"),
     "grpc_ws_16x1/python": ("small", "16x1", "grpc-ws", "python"),
+    "grpc_unix_16x1/nginx": ("small", "16x1", "grpc-unix", "nginx"),
+    "grpc_unix_8x16/nginx": ("small", "8x16", "grpc-unix", "nginx"),
+    "grpc_ws_16x1/rust_bytes": ("small", "16x1", "grpc-ws", "rust-ws-bytes"),
+    "sessions_10000/100": ("small", "16x1", "many-10000", "many-100"),
+    "two_reactors_local/one": ("small", "16x1", "local", "grpc-ws"),
+    "two_reactors_crossing/one": ("small", "16x1", "crossing", "grpc-ws"),
+}
+# The same of a time to wait.
+WAITS = {
+    "p50_grpc_ws_1x1/nginx": ("p50", "1x1", "grpc-ws", "nginx"),
+    "p50_grpc_ws_1x1_busy/nginx": ("p50", "1x1", "busy", "nginx"),
+    "p99_grpc_ws_128x1/nginx": ("p99", "128x1", "grpc-ws", "nginx"),
 }
 
 
-def ratio_of(rounds, others):
+def ratio_of(rounds, others, what="cpu"):
     """The median of each round's, as noise comes and goes."""
-    return median([f["cpu"] / o["cpu"] for f, o in zip(rounds, others) if f.get("cpu") and o.get("cpu")])
+    return median([f[what] / o[what] for f, o in zip(rounds, others) if f.get(what) and o.get(what)])
 
 
 def rounds_of(taken, payload, shape, key):
@@ -312,13 +350,14 @@ def rounds_of(taken, payload, shape, key):
 def ratios(taken):
     """Of lines without an error."""
     lines = []
-    for name, (payload, shape, way, other) in RATIOS.items():
+    wanted = [(name, ("cpu", *of)) for name, of in RATIOS.items()] + [(name, (what, "small", *of)) for name, (what, *of) in WAITS.items()]
+    for name, (what, payload, shape, way, other) in wanted:
         rounds, others = rounds_of(taken, payload, shape, way), rounds_of(taken, payload, shape, other)
-        ratio = None if any(f["error"] for f in [*rounds, *others]) else ratio_of(rounds, others)
+        ratio = None if any(f["error"] for f in [*rounds, *others]) else ratio_of(rounds, others, what)
         if ratio:
             lines.append(f"| ratio {name} | {ratio:.{2 if ratio >= 0.1 else 3}f} |")
     if lines:
-        print("\n| CPU-µs a call, as a part of the other's | |\n|---|---:|\n" + "\n".join(lines))
+        print("\n| CPU-µs a call (p50, p99: µs), as a part of the other's | |\n|---|---:|\n" + "\n".join(lines))
 
 
 def busy_seconds():
@@ -346,7 +385,7 @@ def parse():
         default=[],
         metavar="NAMES",
         help="these ways, shapes or payloads, with commas between; give it again to narrow further: "
-        + ", ".join([*(r.key for r in [*ROWS, BATCH]), *SHAPES, *stand.PAYLOADS])
+        + ", ".join([*(r.key for r in [*ROWS, *MORE]), *SHAPES, *stand.PAYLOADS])
         + "; with --peers: "
         + ", ".join(r.key for r in PEERS),
     )

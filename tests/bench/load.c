@@ -26,6 +26,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "histogram.h"
+
 enum {
   READ_SIZE = 256 << 10,
   WRITE_SIZE = 64 << 10,
@@ -36,9 +38,6 @@ enum {
   CONNECTION_WINDOW = 64 << 20,
   STREAM_WINDOW = 4 << 20,
   DRAIN_S = 5, // for the calls that run at the end
-  // Latencies are counted in buckets of 1/64 of their size.
-  SUB = 64,
-  BUCKETS = 58 * SUB + SUB,
 };
 
 typedef uint64_t nsec;
@@ -52,7 +51,9 @@ struct bytes {
 // One that sends a call, waits for the reply and sends the next.
 struct caller {
   struct conn *conn;
-  struct bytes request; // HTTP: all of it; gRPC: the message with its prefix
+  struct bytes *requests; // HTTP: all of it; gRPC: the message with its prefix. One for each of its sessions, which take turns
+  int next;
+  struct bytes request; // that which runs
   nsec sent;
   bool waiting;
   // of the reply
@@ -61,6 +62,7 @@ struct caller {
   size_t got;                  // bytes of the body
   uint8_t prefix[GRPC_PREFIX]; // its first bytes
   char message[128];           // grpc-message
+  char body[128];              // its beginning, behind the prefix
   size_t request_at;           // gRPC: how much of the request nghttp2 has
 };
 
@@ -91,7 +93,9 @@ struct load {
   enum mode mode;
   const char *host_port, *action, *sessions_file;
   const char *path; // gRPC: another method than Step. NULL: Step. With it, sessions_file has the callers' messages.
-  int connections, streams;
+  int connections, streams, rotate;
+  bool crossing;           // with `environment`
+  const char *environment; // gRPC: its sessions are made over the connections that they are used by; or, when crossing, over those of another reactor
   double seconds, warmup;
   struct watched watched[MAX_WATCHED];
   int watched_n;
@@ -102,9 +106,9 @@ struct load {
   nghttp2_session_callbacks *callbacks;
   enum phase phase;
   nsec now, began, ended;
-  uint64_t calls, errors, body_bytes, max;
+  uint64_t errors, body_bytes;
   char first_error[256];
-  uint64_t buckets[BUCKETS];
+  struct histogram took; // of all calls that count
   char in[READ_SIZE], out[WRITE_SIZE];
 };
 
@@ -135,35 +139,6 @@ static nsec now(void)
 
 // --- figures -------------------------------------------------------------------------------------------------------------------------------
 
-static unsigned bucket_of(uint64_t v)
-{
-  if (v < 2 * SUB)
-    return (unsigned)v;
-  unsigned shift = 63U - (unsigned)__builtin_clzll(v) - 6; // SUB is 2 to the 6th
-  return shift * SUB + (unsigned)(v >> shift);
-}
-
-// The middle of a bucket.
-static double bucket_us(unsigned i)
-{
-  if (i < 2 * SUB)
-    return (double)i / 1e3;
-  unsigned shift = i / SUB - 1;
-  uint64_t low = (uint64_t)(i - shift * SUB) << shift;
-  return ((double)low + (double)(1ULL << shift) / 2) / 1e3;
-}
-
-static double percentile_us(const struct load *l, double part)
-{
-  uint64_t want = (uint64_t)((double)l->calls * part), seen = 0;
-  for (unsigned i = 0; i < BUCKETS; i++) {
-    seen += l->buckets[i];
-    if (l->buckets[i] && seen > want)
-      return bucket_us(i);
-  }
-  return (double)l->max / 1e3;
-}
-
 // A call that failed; the first one's reason is told.
 __attribute__((format(printf, 2, 3))) static void fail(struct load *l, const char *fmt, ...)
 {
@@ -180,11 +155,8 @@ static void count_call(struct load *l, const struct caller *c)
 {
   if (l->phase != MEASURING)
     return;
-  uint64_t took = l->now - c->sent;
-  l->calls++;
+  histogram_add(&l->took, l->now - c->sent);
   l->body_bytes += c->got;
-  l->buckets[bucket_of(took)]++;
-  l->max = took > l->max ? took : l->max;
 }
 
 // The processor time of all threads, which are there now, of a process.
@@ -286,6 +258,8 @@ static void mark_sent(struct caller *c)
   c->status = 0;
   c->grpc_ok = false;
   c->got = c->request_at = 0;
+  c->request = c->requests[c->next];
+  c->next = c->next + 1 < c->conn->load->rotate ? c->next + 1 : 0;
   c->sent = c->conn->load->now;
   c->waiting = true;
   c->conn->load->waiting++;
@@ -313,7 +287,7 @@ static void http_answered(struct conn *c)
     http_send(caller);
 }
 
-// What the head says: the status and the body's length. False: it is no reply that we take.
+// The status and the body's length. False: it is no reply that we take.
 static bool read_head(struct conn *c)
 {
   const char *length = NULL;
@@ -445,6 +419,10 @@ static int on_data(nghttp2_session *h2, uint8_t flags, int32_t id, const uint8_t
   struct caller *c = nghttp2_session_get_stream_user_data(h2, id);
   for (size_t i = 0; c && i < n && c->got + i < GRPC_PREFIX; i++)
     c->prefix[c->got + i] = p[i];
+  if (c && c->got <= GRPC_PREFIX && c->got + n > GRPC_PREFIX) {
+    size_t skip = GRPC_PREFIX - c->got, keep_n = n - skip < sizeof c->body ? n - skip : sizeof c->body;
+    memcpy(c->body, p + skip, keep_n);
+  }
   if (c)
     c->got += n;
   return 0;
@@ -641,8 +619,13 @@ static void connect_all(struct load *l)
     if (l->mode == MODE_GRPC)
       grpc_open(c);
     for (int k = 0; k < l->streams; k++) {
-      c->callers[k].conn = c;
-      c->callers[k].request = next_request(l, sessions);
+      struct caller *caller = &c->callers[k];
+      caller->conn = c;
+      caller->requests = must(calloc((size_t)l->rotate, sizeof *caller->requests));
+      for (int i_session = 0; sessions && i_session < l->rotate; i_session++)
+        caller->requests[i_session] = next_request(l, sessions);
+      if (!sessions && l->mode == MODE_WORKER)
+        caller->requests[0] = next_request(l, NULL);
     }
   }
   if (sessions)
@@ -668,8 +651,11 @@ static void hang_up(struct load *l)
 {
   for (int i = 0; i < l->connections; i++) {
     struct conn *c = &l->conns[i];
-    for (int k = 0; k < l->streams; k++)
-      free(c->callers[k].request.p);
+    for (int k = 0; k < l->streams; k++) {
+      for (int n = 0; n < l->rotate; n++)
+        free(c->callers[k].requests[n].p);
+      free(c->callers[k].requests);
+    }
     nghttp2_session_del(c->h2);
     close(c->fd);
     free(c->callers);
@@ -706,8 +692,78 @@ static nsec after(nsec t, double seconds)
   return t + (nsec)(seconds * 1e9);
 }
 
+// --- sessions over the connections that use them -------------------------------------------------------------------------------------------
+
+// CreateSessionRequest {environment = 1}, with gRPC's prefix.
+static struct bytes create_request(const char *environment)
+{
+  size_t n = strlen(environment);
+  char *request = must(malloc(GRPC_PREFIX + n + 16)), *p = request + GRPC_PREFIX;
+  put_field(&p, 0x0a, environment, n);
+  memset(request, 0, GRPC_PREFIX);
+  request[GRPC_PREFIX - 1] = (char)(p - request - GRPC_PREFIX);
+  return (struct bytes){request, (size_t)(p - request)};
+}
+
+// The name of a new session, made over a connection. The reply begins with it: Session {name = 1}.
+static void create_over(struct conn *c, char name[64])
+{
+  struct load *l = c->load;
+  struct caller *caller = &c->callers[0];
+  l->path = "/envgate.v1.SessionService/CreateSession";
+  l->phase = DRAINING; // no call follows
+  caller->requests[0] = create_request(l->environment);
+  caller->next = 0;
+  grpc_send(caller);
+  grpc_write(c);
+  run_until(l, after(now(), DRAIN_S));
+  free(caller->requests[0].p);
+  if (l->errors || caller->body[0] != 0x0a || (unsigned char)caller->body[1] >= 64)
+    die("CreateSession: %s", l->errors ? l->first_error : "no session's name came");
+  snprintf(name, 64, "%.*s", (unsigned char)caller->body[1], caller->body + 2);
+  caller->next = 0;
+  l->path = NULL;
+  l->phase = WARMING_UP;
+}
+
+// The connection over which the sessions of the i-th are made: itself, or when crossing one of another reactor.
+static struct conn *place_of(struct load *l, int i, char (*first)[64])
+{
+  for (int k = 1; l->crossing && k < l->connections; k++) {
+    int other = (i + k) % l->connections;
+    if (strncmp(first[i], first[other], sizeof "sessions/00" - 1) != 0) // the id's first two characters name the reactor
+      return &l->conns[other];
+  }
+  if (l->crossing)
+    die("all connections are one reactor's");
+  return &l->conns[i];
+}
+
+static void place_sessions(struct load *l)
+{
+  int each = l->streams * l->rotate;
+  char(*first)[64] = must(calloc((size_t)l->connections, sizeof *first));
+  struct bytes *made = must(calloc((size_t)(l->connections * each), sizeof *made));
+  for (int i = 0; i < l->connections; i++)
+    create_over(&l->conns[i], first[i]);
+  for (int i = 0; i < l->connections; i++)
+    for (int k = 0; k < each; k++) {
+      char name[64];
+      create_over(place_of(l, i, first), name);
+      made[i * each + k] = grpc_request(l, name);
+    }
+  for (int i = 0; i < l->connections * each; i++)
+    l->conns[i / each].callers[i % each / l->rotate].requests[i % l->rotate] = made[i];
+  free(made);
+  free(first);
+}
+
+// --- the whole -----------------------------------------------------------------------------------------------------------------------------
+
 static void run(struct load *l)
 {
+  if (l->environment)
+    place_sessions(l);
   send_first(l);
   run_until(l, after(now(), l->warmup));
   for (int i = 0; i < l->watched_n; i++)
@@ -737,34 +793,38 @@ static void print_quoted(const char *s)
 
 static void report(const struct load *l)
 {
-  double seconds = (double)(l->ended - l->began) / 1e9, calls = l->calls ? (double)l->calls : 1;
-  printf("{\"calls\":%" PRIu64 ",\"errors\":%" PRIu64 ",\"first_error\":", l->calls, l->errors);
+  double seconds = (double)(l->ended - l->began) / 1e9, calls = l->took.count ? (double)l->took.count : 1;
+  printf("{\"calls\":%" PRIu64 ",\"errors\":%" PRIu64 ",\"first_error\":", l->took.count, l->errors);
   print_quoted(l->first_error);
   printf(",\"seconds\":%.6f,\"calls_per_s\":%.1f,\"p50_us\":%.2f,\"p99_us\":%.2f,\"max_us\":%.2f,\"reply_bytes\":%.1f,\"cpu_us\":{", seconds,
-         (double)l->calls / seconds, percentile_us(l, 0.5), percentile_us(l, 0.99), (double)l->max / 1e3, (double)l->body_bytes / calls);
+         (double)l->took.count / seconds, histogram_percentile_us(&l->took, 0.5), histogram_percentile_us(&l->took, 0.99), (double)l->took.max / 1e3,
+         (double)l->body_bytes / calls);
   for (int i = 0; i < l->watched_n; i++)
     printf("%s\"%ld\":%.1f", i ? "," : "", l->watched[i].pid, (double)(l->watched[i].after - l->watched[i].before) / 1e3);
   printf("},\"histogram_us\":[");
-  for (unsigned i = 0, n = 0; i < BUCKETS; i++)
-    if (l->buckets[i])
-      printf("%s[%.2f,%" PRIu64 "]", n++ ? "," : "", bucket_us(i), l->buckets[i]);
+  for (unsigned i = 0, n = 0; i < HISTOGRAM_BUCKETS; i++)
+    if (l->took.buckets[i])
+      printf("%s[%.2f,%" PRIu64 "]", n++ ? "," : "", histogram_us(i), l->took.buckets[i]);
   printf("]}\n");
 }
 
 __attribute__((noreturn)) static void usage(void)
 {
-  fprintf(stderr, "usage: load worker|rest|grpc ADDRESS:PORT [--connections N] [--streams N] [--seconds S] [--warmup S] [--action JSON]\n"
-                  "            [--sessions FILE] [--path METHOD] [--watch PID]…\n"
-                  "worker: POST /step of a worker; rest: POST /v1/sessions/ID/step; grpc: SessionService/Step,\n"
-                  "or with --path another method, FILE then having each caller's message with gRPC's prefix\n");
+  fprintf(stderr,
+          "usage: load worker|rest|grpc ADDRESS:PORT [--connections N] [--streams N] [--seconds S] [--warmup S] [--action JSON]\n"
+          "            [--sessions FILE [--rotate N]] [--path METHOD] [--environment NAME [--crossing]] [--watch PID]…\n"
+          "worker: POST /step of a worker; rest: POST /v1/sessions/ID/step; grpc: SessionService/Step,\n"
+          "or with --path another method, FILE then having each caller's message with gRPC's prefix; --rotate: each caller has so many sessions,\n"
+          "which take turns; --environment: the sessions are made over the connections that use them, or --crossing over another reactor's\n");
   exit(2);
 }
 
 static void parse(struct load *l, int argc, char **argv)
 {
-  static const struct option options[] = {{"connections", 1, NULL, 'c'}, {"streams", 1, NULL, 'm'}, {"seconds", 1, NULL, 's'},
-                                          {"warmup", 1, NULL, 'w'},      {"action", 1, NULL, 'a'},  {"sessions", 1, NULL, 'f'},
-                                          {"watch", 1, NULL, 'p'},       {"path", 1, NULL, 'P'},    {NULL, 0, NULL, 0}};
+  static const struct option options[] = {{"connections", 1, NULL, 'c'}, {"streams", 1, NULL, 'm'},  {"seconds", 1, NULL, 's'},
+                                          {"warmup", 1, NULL, 'w'},      {"action", 1, NULL, 'a'},   {"sessions", 1, NULL, 'f'},
+                                          {"watch", 1, NULL, 'p'},       {"path", 1, NULL, 'P'},     {"rotate", 1, NULL, 'r'},
+                                          {"environment", 1, NULL, 'e'}, {"crossing", 0, NULL, 'x'}, {NULL, 0, NULL, 0}};
   static const char *const modes[] = {[MODE_WORKER] = "worker", [MODE_REST] = "rest", [MODE_GRPC] = "grpc"};
   int o;
   while ((o = getopt_long(argc, argv, "", options, NULL)) != -1)
@@ -790,6 +850,15 @@ static void parse(struct load *l, int argc, char **argv)
     case 'P':
       l->path = optarg;
       break;
+    case 'r':
+      l->rotate = (int)strtol(optarg, NULL, 10);
+      break;
+    case 'e':
+      l->environment = optarg;
+      break;
+    case 'x':
+      l->crossing = true;
+      break;
     case 'p':
       if (l->watched_n == MAX_WATCHED)
         usage();
@@ -805,15 +874,15 @@ static void parse(struct load *l, int argc, char **argv)
     mode++;
   l->mode = (enum mode)mode;
   l->host_port = argv[optind + 1];
-  if (mode == 3 || l->connections < 1 || l->streams < 1 || (mode != MODE_GRPC && l->streams > 1) || (mode != MODE_WORKER && !l->sessions_file) ||
-      (mode != MODE_GRPC && l->path))
+  if (mode == 3 || l->connections < 1 || l->streams < 1 || (mode != MODE_GRPC && l->streams > 1) ||
+      (mode != MODE_WORKER && !l->sessions_file && !l->environment) || l->rotate < 1 || (mode != MODE_GRPC && (l->path || l->environment)))
     usage();
 }
 
 int main(int argc, char **argv)
 {
   struct load *l = must(calloc(1, sizeof *l));
-  l->connections = l->streams = 1;
+  l->connections = l->streams = l->rotate = 1;
   l->seconds = 1;
   l->warmup = 0.2;
   l->action = "{\"message\":\"hello\"}";

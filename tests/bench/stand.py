@@ -20,7 +20,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 HERE = pathlib.Path(__file__).resolve().parent
 ENVGATE = pathlib.Path(os.environ.get("ENVGATE_BIN", ROOT / "build/envgate"))
 LOAD = ROOT / "build/bench/load"
-CAPACITY = 4096
+CAPACITY = 10000
 
 
 class Payload:
@@ -152,11 +152,11 @@ class Nginx(Process):
 class Gateway(Process):
     """envgate with one environment, `bench`, whose workers run already. A worker of the older dialect serves one session, so it is listed once for each."""
 
-    def __init__(self, folder, worker, sessions, older=False, launcher=(), args=()):
+    def __init__(self, folder, worker, sessions, older=False, launcher=(), args=("--threads", 1)):
         environment = {"static": {"urls": [worker.url] * (sessions if older else 1)}, "sessions_per_worker": CAPACITY, "queue_limit": 10000}
         config = folder / "gateway.json"
         config.write_text(json.dumps({"listen": "127.0.0.1:0", "access_log": False, "environments": {"bench": environment}}))
-        command = [*launcher, ENVGATE, "serve", "--config", config, "--threads", 1, *args]
+        command = [*launcher, ENVGATE, "serve", "--config", config, *args]
         super().__init__(MIDDLE, command, folder / "gateway.log")
         self.address = self.first_line(" serves on ").split(" serves on ")[1].split(": ")[0].strip()
         self.http = http.client.HTTPConnection(self.address, timeout=30)
@@ -198,13 +198,14 @@ class Gateway(Process):
         return super().stop()
 
 
-def load(mode, address, payload, connections, streams, seconds, warmup, sessions=None, watch=(), path=None):
+def load(mode, address, payload, connections, streams, seconds, warmup, sessions=None, watch=(), path=None, more=()):
     """Runs the load generator and returns its report. With a gRPC `path`, `sessions` is a file of messages that are made already, one for each caller, and no
-    payload is needed."""
+    payload is needed. `more`: further arguments."""
     shape = ["--connections", connections, "--streams", streams, "--seconds", seconds, "--warmup", warmup]
     command = [LOAD, mode, address, *shape]
     command += ["--path", path] if path else ["--action", payload.action]
     command += ["--sessions", sessions] if sessions else []
+    command += more
     for pid in watch:
         command += ["--watch", pid]
     running = start(REST, command, subprocess.PIPE)
