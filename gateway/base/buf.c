@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "base/json_scan.h"
 #include "base/utf8.h"
 
 char *buf_grow(struct buf *b, size_t more)
@@ -46,7 +47,11 @@ bool buf_json_string(struct buf *b, struct str s)
   size_t before = b->n;
   bool ok = buf_char(b, '"');
   size_t run = 0; // start of the bytes that need no escape
-  for (size_t i = 0; ok && i < s.n;) {
+  // Mostly none does.
+  size_t plain = s.n ? (size_t)(json_scan_plain(s.p, s.p + s.n) - s.p) : 0;
+  if (plain && memchr(s.p, 0x7F, plain))
+    plain = 0;
+  for (size_t i = plain; ok && i < s.n;) {
     unsigned char c = (unsigned char)s.p[i];
     size_t len = c < 0x80 ? 1 : utf8_length(s.p + i, s.n - i);
     if (len && c >= 0x20 && c != '"' && c != '\\' && c != 0x7F) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Private to base/json.c and its tests: the searches through runs of plain characters in strings, of digits, and of numbers in arrays.
+// Private to base/ and its tests: the searches through runs of plain characters in strings, of digits, and of numbers in arrays.
 #ifndef ENVGATE_BASE_JSON_SCAN_H
 #define ENVGATE_BASE_JSON_SCAN_H
 

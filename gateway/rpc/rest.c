@@ -31,7 +31,11 @@ static bool percent_decode(struct str text, struct decoding how, const char *fie
   if (!to)
     return err_nomem(e);
   size_t n = 0;
-  for (size_t i = 0; i < text.n; i++) {
+  while (n < text.n && text.p[n] != '%' && text.p[n] != '+')
+    n++;
+  if (n)
+    memcpy(to, text.p, n);
+  for (size_t i = n; i < text.n; i++) {
     char c = text.p[i];
     if (c == '%') {
       int high = text.n - i > 2 ? hex_digit(text.p[i + 1]) : -1;

@@ -67,7 +67,7 @@ ROWS = [
     Row("h2load", "the same by h2load", "grpc", "gateway", check="h2load"),
 ]
 ONE, TWO = ("--threads", 1), ("--threads", 2)
-BUSY_US = 50
+BUSY_US = 500
 # What only `make bench-peers` measures, as it belongs to no caller's way: waiting, many sessions, and two reactors on one core.
 MORE = [
     Row("grpc-value", "envgate, gRPC, payloads as google.protobuf.Value → /ws over TCP", "grpc", "gateway", shapes=("16x1", "8x16")),
