@@ -4,8 +4,8 @@
 #define ENVGATE_POOL_POOLS_H
 
 #include "pool/pool.h"
+#include "pool/state_dir.h"
 #include "pool/worker.h"
-#include "providers/ports.h"
 
 enum { EPITAPHS = 64 };
 
@@ -18,11 +18,9 @@ struct pools {
   struct reactor *reactor;
   struct pool *at; // one for each environment, in the configuration's order
   size_t n;
-  char instance[17];      // random hexadecimal digits
-  char *state_dir;        // NULL: nothing here is launched on this machine
-  bool own_state_dir;     // remove it at the end
-  uint64_t workers_named; // for the next worker's id
-  struct ports ports;
+  char instance[17];                 // random hexadecimal digits
+  struct state_dir state_dir;        // none: nothing here is launched on this machine
+  uint64_t workers_named;            // for the next worker's id
   struct epitaph epitaphs[EPITAPHS]; // a ring
   unsigned epitaph_next;
   bool draining;

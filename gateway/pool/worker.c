@@ -85,6 +85,7 @@ void worker_free(struct worker *w)
   timer_unset(w->reactor, &w->probe_again);
   list_remove(&w->link);
   endpoint_free(&w->endpoint);
+  secrets_unref(w->env_vars);
   free(w);
 }
 
@@ -186,7 +187,11 @@ static void on_started(void *ctx, const struct endpoint *ep)
   endpoint_free(&w->endpoint);
   if (endpoint_copy(&w->endpoint, ep)) {
     w->endpoint.ca_file = w->env->ca_file;
-    w->endpoint.headers = &w->env->headers;
+    w->endpoint.headers = secrets_read("headers", &w->env->headers, &e);
+    if (!w->endpoint.headers) {
+      fail(w, &e);
+      return;
+    }
     w->readiness = readiness_start(w->reactor, &w->endpoint, nsec_add(w->launched, nsec_from_s(w->env->ready_timeout_s)), on_readiness, w);
   }
   if (!w->readiness) {
@@ -213,10 +218,16 @@ struct worker *worker_start(const struct provider *provider, const struct launch
       (struct worker){.pool = pool, .ordinal = spec->ordinal, .reactor = spec->reactor, .env = spec->env, .events = events, .launched = clock_mono()};
   list_init(&w->link);
   snprintf(w->id, sizeof w->id, "%s", spec->worker_id);
-  w->launch = provider->start(spec, &launch_events, w, e);
+  w->env_vars = secrets_read("env_vars", &w->env->env_vars, e);
+  if (w->env_vars) {
+    struct launch_spec with_vars = *spec;
+    with_vars.env_vars = &w->env_vars->pairs;
+    w->launch = provider->start(&with_vars, &launch_events, w, e);
+  }
   if (!w->launch) {
     count(w, METRIC_workers_failed_total);
     log_worker(w, LOG_WARN, "worker.failed", e);
+    secrets_unref(w->env_vars);
     free(w);
     return NULL;
   }

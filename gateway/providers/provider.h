@@ -10,8 +10,6 @@
 #include "runtime/reactor.h"
 #include "upstream/http_client.h"
 
-struct ports;
-
 // A provider's own state for one worker; the first member of its struct.
 struct launch {
   const struct provider *provider;
@@ -20,10 +18,10 @@ struct launch {
 struct launch_spec {
   struct reactor *reactor;
   const struct env_config *env;
+  const struct pairs *env_vars; // env's, with their references read; those that were one (source) are taken as they are, without placeholders
   const char *worker_id; // unique in this gateway's life and short, fit for names and labels
   const char *instance;  // the gateway's own id, for labels
   const char *state_dir; // for unix sockets
-  struct ports *ports;   // TCP ports given to workers on this machine (providers/ports.h)
   int ordinal;           // static: which of the environment's urls
 };
 
@@ -47,7 +45,7 @@ struct launch_events {
   // The worker wrote something to its standard output or error, in pieces as they come. Optional (may be NULL). Hostile bytes: not for the gateway's log.
   void (*output)(void *ctx, struct str bytes);
   // It was launched and will listen at `ep` (copied by the callee if kept; its ca_file and headers are the callee's to set). Readiness comes later. Called
-  // again when it had to be launched anew at another address because its port was taken.
+  // again when it had to be launched anew at another address because its port was taken, and when it is about to listen only now, as it had to be installed.
   void (*started)(void *ctx, const struct endpoint *ep);
   // It could not be launched, or it ended by itself, before or after `started`. `e` is FAILED_PRECONDITION (WORKER_START_FAILED) with what happened (exit code or
   // signal, Engine error) in the first line and the last lines of its log in those after (log_tail_explain). Called at most once; everything of the worker is cleaned up already. Not after stop.

@@ -177,7 +177,7 @@ static bool add_header(struct http_request *q, const char *name, const char *val
 
 static bool add_headers(struct http_request *q)
 {
-  const struct pairs *configured = q->ep.headers;
+  const struct pairs *configured = q->ep.headers ? &q->ep.headers->pairs : NULL;
   for (size_t i = 0; configured && i < configured->n; i++)
     if (!add_header(q, configured->at[i].name, configured->at[i].value))
       return false;

@@ -12,7 +12,7 @@
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/str.h"
-#include "config/config.h"
+#include "config/secrets.h"
 #include "runtime/reactor.h"
 
 // Where a worker is. Copied by whoever keeps it (endpoint_copy).
@@ -20,7 +20,7 @@ struct endpoint {
   char *url;                   // "http(s)://host:port[/base]", no slash at the end; with a unix socket its host is only for the Host header
   char *unix_path;             // NULL: TCP
   const char *ca_file;         // borrowed from the configuration; NULL: the system's CAs
-  const struct pairs *headers; // borrowed from the configuration; may be NULL
+  struct secrets *headers;     // shared by all copies; NULL: none
 };
 
 // "http://h:1/x/" or "unix:/path" into an endpoint. False with INVALID_ARGUMENT for anything else.

@@ -361,7 +361,7 @@ static void a_head_without_end(void **state)
 static void handshake_request(void **state)
 {
   (void)state;
-  struct pair pair = {(char[]){"X-Token"}, (char[]){"s3cret"}};
+  struct pair pair = {(char[]){"X-Token"}, (char[]){"s3cret"}, VALUE_PLAIN};
   struct pairs headers = {&pair, 1};
   struct ws_accept accept, other;
   struct buf out = {0}, again = {0};
