@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -16,6 +17,13 @@ static bool refuse(const char *key, const struct pair *p, const char *why, struc
   return err_set(e, CODE_FAILED_PRECONDITION, REASON_WORKER_START_FAILED, "%s.%s: the %s %s %s", key, p->name, what, p->value, why);
 }
 
+static bool cannot_read(const char *key, const struct pair *p, struct err *e)
+{
+  char why[160];
+  snprintf(why, sizeof why, "cannot be read: %s", strerror(errno));
+  return refuse(key, p, why, e);
+}
+
 // What the file holds, with a NUL behind.
 static char *read_file(const char *key, const struct pair *p, struct err *e)
 {
@@ -23,7 +31,7 @@ static char *read_file(const char *key, const struct pair *p, struct err *e)
   struct stat st;
   char *text = NULL;
   if (fd < 0) {
-    refuse(key, p, strerror(errno), e);
+    cannot_read(key, p, e);
   } else if (fstat(fd, &st) || !S_ISREG(st.st_mode)) {
     refuse(key, p, "is no regular file", e);
   } else if (!(text = calloc(1, SECRET_MAX + 2))) {
@@ -33,15 +41,19 @@ static char *read_file(const char *key, const struct pair *p, struct err *e)
     ssize_t got = 1;
     while (n <= SECRET_MAX && (got = read(fd, text + n, SECRET_MAX + 1 - n)) > 0)
       n += (size_t)got;
-    const char *fault = got < 0 ? strerror(errno) : n > SECRET_MAX ? "is larger than 64 KiB" : memchr(text, '\0', n) ? "has a NUL in it" : NULL;
-    if (!fault)
-      goto done;
-    refuse(key, p, fault, e);
-    explicit_bzero(text, n);
-    free(text);
-    text = NULL;
+    bool ok = false;
+    if (got < 0)
+      cannot_read(key, p, e);
+    else if (n > SECRET_MAX || memchr(text, '\0', n))
+      refuse(key, p, n > SECRET_MAX ? "is larger than 64 KiB" : "has a NUL in it", e);
+    else
+      ok = true;
+    if (!ok) {
+      explicit_bzero(text, n);
+      free(text);
+      text = NULL;
+    }
   }
-done:
   if (fd >= 0)
     close(fd);
   return text;

@@ -14,7 +14,8 @@
 
 #include "base/str.h"
 
-static const char prefix[] = "envgate-", lock_name[] = "lock";
+#define PREFIX "envgate-"
+static const char lock_name[] = "lock";
 // mkdtemp's six; a folder without a lock is either being made just now, or its gateway died in that moment.
 enum { SUFFIX = 6, MOMENT_S = 60, TRIES = 8 };
 
@@ -91,7 +92,7 @@ static void remove_dead(const char *base)
   if (!list)
     return;
   for (struct dirent *d; (d = readdir(list));)
-    if (str_starts(str_c(d->d_name), STR(prefix)) && strlen(d->d_name) == strlen(prefix) + SUFFIX)
+    if (str_starts(str_c(d->d_name), STR(PREFIX)) && strlen(d->d_name) == strlen(PREFIX) + SUFFIX)
       remove_if_dead(dirfd(list), d->d_name);
   closedir(list);
 }
@@ -120,7 +121,7 @@ static bool make_own(struct state_dir *d, struct err *e)
     base = "/tmp";
   remove_dead(base);
   for (int i = 0; i < TRIES; i++) {
-    if (asprintf(&d->path, "%s/%sXXXXXX", base, prefix) < 0) {
+    if (asprintf(&d->path, "%s/" PREFIX "XXXXXX", base) < 0) {
       d->path = NULL;
       return err_nomem(e);
     }

@@ -401,7 +401,7 @@ def test_secrets_reach_the_worker_and_nothing_else(gateway, tmp_path):
 def test_secrets_that_are_missing_are_named(gateway, tmp_path):
     secret = tmp_path / "token"
     g = gateway(config(f=builtin("echo", env_vars={"A": {"file": str(secret)}}), e=builtin("echo", env_vars={"A": {"env": "NOT_THERE"}})))
-    assert refused(g, "f") == f"env_vars.A: the file {secret} No such file or directory"
+    assert refused(g, "f") == f"env_vars.A: the file {secret} cannot be read: No such file or directory"
     assert refused(g, "e") == "env_vars.A: the environment variable NOT_THERE is not set in the gateway's environment"
     secret.write_text("there now")
     g.wait_for(lambda: g.post("/v1/sessions", {"environment": "f"}).status_code == 200, what="a session")
