@@ -70,19 +70,20 @@ struct env_config {
   struct strings builtin_args;
 
   // uv: exactly one of project, space and project_url
-  char *uv_project;           // a local path
-  char *uv_space;             // "org/name": git+https://huggingface.co/spaces/org/name
-  char *uv_project_url;       // anything that `uv run --with` takes
-  char *uv_app;               // an ASGI app as module:name, run by uvicorn; NULL: see uv.c
-  char *uv_host;              // where to listen; NULL: on a unix socket if the server takes one, else 127.0.0.1
-  int64_t uv_port;            // 0: a free one
-  char *uv_connect_host;      // where the gateway reaches it; NULL: at uv_host
-  int64_t uv_workers;         // 1: uvicorn processes
-  bool uv_reload;             // uvicorn --reload
-  struct pairs uv_extra_env;  // empty once it is read: its pairs are in env_vars
-  char *uv_path;              // the uv program; "uv"
-  struct strings uv_args;     // further arguments of `uv run`
-  struct strings server_args; // further arguments of the server
+  char *uv_project;            // a local path
+  char *uv_space;              // "org/name": git+https://huggingface.co/spaces/org/name
+  char *uv_project_url;        // anything that `uv run --with` takes
+  char *uv_app;                // an ASGI app as module:name, run by uvicorn; NULL: see uv.c
+  char *uv_host;               // where to listen; NULL: on a unix socket if the server takes one, else 127.0.0.1
+  int64_t uv_port;             // 0: a free one
+  char *uv_connect_host;       // where the gateway reaches it; NULL: at uv_host
+  int64_t uv_workers;          // 1: uvicorn processes
+  double uv_install_timeout_s; // 1800: from launch until the server is run
+  bool uv_reload;              // uvicorn --reload
+  struct pairs uv_extra_env;   // empty once it is read: its pairs are in env_vars
+  char *uv_path;               // the uv program; "uv"
+  struct strings uv_args;      // further arguments of `uv run`
+  struct strings server_args;  // further arguments of the server
 
   // docker
   char *image;

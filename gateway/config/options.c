@@ -264,6 +264,13 @@ const struct setting settings[] = {
      .max = 256,
      .help = "uvicorn processes that share the work of one worker. Each takes its own number of sessions (MAX_CONCURRENT_ENVS); "
              "sessions_per_worker is what they take together."},
+    {.key = "install_timeout_s",
+     .provider = "uv",
+     E_SECONDS(uv_install_timeout_s),
+     .def = "1800",
+     .min = MOMENT,
+     .max = YEAR,
+     .help = "How long uv may take to install what the project needs. ready_timeout_s counts from then on."},
     {.key = "reload",
      .provider = "uv",
      E_BOOL(uv_reload),

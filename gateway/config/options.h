@@ -49,7 +49,7 @@ struct setting {
 };
 
 extern const struct setting settings[];
-enum { SETTINGS_COUNT = 63 };
+enum { SETTINGS_COUNT = 64 };
 
 // The providers' names, ending in NULL, and their number.
 extern const char *const provider_names[];

@@ -30,6 +30,8 @@ struct command_launch {
   struct task announce; // calls `started`
   bool announcing;      // it is posted, and must run before the launch can be freed
   bool booting;         // announced as such
+  struct timer install; // runs while it installs
+  bool overdue;         // it took too long
   bool retried;         // it was launched anew because its port was taken
   bool ended;
   void (*stopped)(void *ctx); // set: stop was called
@@ -149,7 +151,7 @@ static bool spawn(struct command_launch *l, struct err *e)
     return false;
   if (l->retried)
     port_unhold(&l->port);
-  l->booting = !l->command.installs;
+  l->booting = !l->command.install_timeout;
   struct strings args = {0};
   struct pairs vars = {0};
   if (expand_args(l, &args) && expand_vars(l, &vars)) {
@@ -163,7 +165,7 @@ static bool spawn(struct command_launch *l, struct err *e)
         .rlimit_data = env->rlimit_data,
         .rlimit_open_files = env->rlimit_open_files,
         .stop_grace = nsec_from_s(env->stop_grace_s),
-        .mark = l->command.installs,
+        .mark = l->command.install_timeout != 0,
     };
     l->child = child_start(&spec, &events, l, e);
   } else {
@@ -175,6 +177,8 @@ static bool spawn(struct command_launch *l, struct err *e)
     give_back(l);
     return false;
   }
+  if (!l->booting)
+    timer_set(l->spec.reactor, &l->install, nsec_add(clock_mono(), l->command.install_timeout)); // out of memory: it has no limit then
   post_announce(l);
   return true;
 }
@@ -212,6 +216,8 @@ static void announce(struct reactor *r, struct task *t)
     const struct launch_progress progress = {.phase = l->booting ? LAUNCH_BOOTING : LAUNCH_INSTALLING};
     l->events.progress(l->ctx, &progress);
   }
+  if (!l->booting)
+    return; // `started` comes when it is installed
   char url[512];
   if (l->socket[0])
     snprintf(url, sizeof url, "http://localhost");
@@ -233,12 +239,13 @@ static void on_child_output(void *ctx, struct str bytes)
     l->events.output(l->ctx, bytes);
 }
 
-// All is installed, and the server begins: it is announced anew, so that it is looked at often from now on.
+// All is installed, and the server begins.
 static void on_child_booting(void *ctx)
 {
   struct command_launch *l = ctx;
   if (is_over(l))
     return;
+  timer_unset(l->spec.reactor, &l->install);
   l->booting = true;
   post_announce(l);
 }
@@ -251,6 +258,11 @@ static void on_child_freed(void *ctx)
   l->freeing = false;
   if (l->stopped) {
     finish_stop(l);
+  } else if (l->overdue) {
+    l->ended = true;
+    err_set(&e, CODE_FAILED_PRECONDITION, REASON_WORKER_START_FAILED, "the worker was not installed in time; install_timeout_s is %g",
+            l->spec.env->uv_install_timeout_s);
+    l->events.ended(l->ctx, &e);
   } else if (!spawn(l, &e)) {
     l->ended = true;
     l->events.ended(l->ctx, &e);
@@ -260,9 +272,17 @@ static void on_child_freed(void *ctx)
 static void free_child(struct command_launch *l)
 {
   struct child *c = l->child;
+  timer_unset(l->spec.reactor, &l->install);
   l->child = NULL;
   l->freeing = true;
   child_stop(c, on_child_freed, l);
+}
+
+static void on_install_timeout(struct timer *t)
+{
+  struct command_launch *l = CONTAINER_OF(t, struct command_launch, install);
+  l->overdue = true;
+  free_child(l);
 }
 
 // Whether it says that its port is in use: it does not set SO_REUSEADDR, and we hold the port. It may have another, which we do not hold.
@@ -284,6 +304,7 @@ static void on_child_exited(void *ctx)
     return;
   }
   give_back(l);
+  timer_unset(l->spec.reactor, &l->install);
   l->ended = true;
   struct err e;
   child_explain(l->child, &e);
@@ -331,7 +352,8 @@ struct launch *command_start(const struct launch_spec *spec, const struct provid
     err_nomem(e);
     return NULL;
   }
-  *l = (struct command_launch){.launch = {provider}, .spec = *spec, .events = *events, .ctx = ctx, .port = NO_PORT};
+  *l = (struct command_launch){
+      .launch = {provider}, .spec = *spec, .events = *events, .ctx = ctx, .port = NO_PORT, .install.fire = on_install_timeout};
   if (prepare(l, command, e) && spawn(l, e))
     return &l->launch;
   launch_free(l);

@@ -16,7 +16,7 @@ struct command {
   const char *host;         // NULL: 127.0.0.1
   const char *connect_host; // NULL: as host
   uint16_t port;            // 0: any free one
-  bool installs;            // it runs `envgate booting` when what comes before, an installation, is done
+  nsec install_timeout;     // not 0: it runs `envgate booting` when what comes before, an installation, is done, which takes so long at most
 };
 
 // A provider's start, log_tail and stop. Copies `command`.

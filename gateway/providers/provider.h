@@ -45,7 +45,7 @@ struct launch_events {
   // The worker wrote something to its standard output or error, in pieces as they come. Optional (may be NULL). Hostile bytes: not for the gateway's log.
   void (*output)(void *ctx, struct str bytes);
   // It was launched and will listen at `ep` (copied by the callee if kept; its ca_file and headers are the callee's to set). Readiness comes later. Called
-  // again when it had to be launched anew at another address because its port was taken, and when it is about to listen only now, as it had to be installed.
+  // again when it had to be launched anew at another address because its port was taken.
   void (*started)(void *ctx, const struct endpoint *ep);
   // It could not be launched, or it ended by itself, before or after `started`. `e` is FAILED_PRECONDITION (WORKER_START_FAILED) with what happened (exit code or
   // signal, Engine error) in the first line and the last lines of its log in those after (log_tail_explain). Called at most once; everything of the worker is cleaned up already. Not after stop.

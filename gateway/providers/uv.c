@@ -119,7 +119,7 @@ static struct launch *uv_start(const struct launch_spec *spec, const struct laun
       .host = env->uv_host,
       .connect_host = env->uv_connect_host ? env->uv_connect_host : reach(env->uv_host),
       .port = (uint16_t)env->uv_port,
-      .installs = true,
+      .install_timeout = nsec_from_s(env->uv_install_timeout_s),
   };
   if (env->uv_project && app && !command.cwd)
     command.cwd = project; // an app is named relative to its project's folder

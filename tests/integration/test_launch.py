@@ -136,6 +136,17 @@ def test_uv_that_cannot_install_says_so(gateway, tmp_path):
     assert "openenv==99.99" in message
 
 
+def test_uv_that_takes_too_long_to_install_is_stopped(gateway, tmp_path):
+    """Its build waits for something that never comes."""
+    (tmp_path / "backend.py").write_text("import time\n\ndef build_editable(*args):\n    time.sleep(1000)\n")
+    (tmp_path / "pyproject.toml").write_text(
+        '[project]\nname = "p"\nversion = "1"\n[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+    )
+    g = gateway(config(e=uv(tmp_path, install_timeout_s=3)))
+    assert refused(g, "e") == "the worker was not installed in time; install_timeout_s is 3"
+    assert pids_of(g) == []
+
+
 def test_uv_space_and_project_url(gateway, installed, tmp_path):
     """A space is a git repository; git is told that the hub lies here."""
     hub = tmp_path / "hub/spaces/someone/echo_env"
