@@ -32,6 +32,8 @@ int main(int argc, char **argv)
     return run_serve(argc - 1, argv + 1);
   if (strcmp(command, "check") == 0)
     return cli_check(argc - 1, argv + 1);
+  if (strcmp(command, "health") == 0)
+    return cli_health(argc - 1, argv + 1);
   if (strcmp(command, "worker") == 0)
     return reference_main(argc - 1, argv + 1);
   if (strcmp(command, "supervise") == 0)
