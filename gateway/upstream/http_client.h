@@ -17,10 +17,10 @@
 
 // Where a worker is. Copied by whoever keeps it (endpoint_copy).
 struct endpoint {
-  char *url;                   // "http(s)://host:port[/base]", no slash at the end; with a unix socket its host is only for the Host header
-  char *unix_path;             // NULL: TCP
-  const char *ca_file;         // borrowed from the configuration; NULL: the system's CAs
-  struct secrets *headers;     // shared by all copies; NULL: none
+  char *url;               // "http(s)://host:port[/base]", no slash at the end; with a unix socket its host is only for the Host header
+  char *unix_path;         // NULL: TCP
+  const char *ca_file;     // borrowed from the configuration; NULL: the system's CAs
+  struct secrets *headers; // shared by all copies; NULL: none
 };
 
 // "http://h:1/x/" or "unix:/path" into an endpoint. False with INVALID_ARGUMENT for anything else.

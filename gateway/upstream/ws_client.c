@@ -437,7 +437,8 @@ static bool prepare_upgrade(struct ws *w, const struct endpoint *ep, const char 
   if (!u)
     return false;
   struct buf host = {0}, base = {0};
-  bool ok = split_url(ep->url, &host, &base) && ws_handshake_request(&u->request, host.p, base.p, path, ep->headers ? &ep->headers->pairs : NULL, &u->accept);
+  bool ok = split_url(ep->url, &host, &base) &&
+            ws_handshake_request(&u->request, host.p, base.p, path, ep->headers ? &ep->headers->pairs : NULL, &u->accept);
   buf_free(&host);
   buf_free(&base);
   return ok;
