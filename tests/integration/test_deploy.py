@@ -143,6 +143,20 @@ def test_image_says_what_is_wrong_with_its_file(engine, image, tmp_path):
         engine.docker("run", "--rm", "--volume", f"{tmp_path}/envgate.json:/etc/envgate/envgate.json:ro", image)
 
 
+def test_secrets_of_docker_workers(engine, image, gateway, tmp_path):
+    """In the worker's environment, where it asked for them, and in nothing else that the Engine or the gateway shows. The worker is the image itself."""
+    (tmp_path / "token").write_text("hush-3b9\n")
+    docker = {"image": image, "host": engine.host, "port": 8000, "command": ["worker", "echo", "--listen", "0.0.0.0:8000"]}
+    environment = {"docker": docker, "env_vars": {"TOKEN": {"file": str(tmp_path / "token")}, "PLAIN": "{port}"}}
+    g = gateway({"environments": {"e": environment, "none": {**environment, "env_vars": {"A": {"env": "NOT_THERE"}}}}}, "--log-level", "debug")
+    g.create("e")
+    (container,) = engine.containers("envgate.environment=e")
+    shown = engine.inspect(container)
+    assert {"TOKEN=hush-3b9", "PLAIN={port}"} <= set(shown["Config"].pop("Env"))
+    assert "hush" not in json.dumps(shown) + g.log_text()
+    assert "env_vars.A: the environment variable NOT_THERE" in g.post("/v1/sessions", {"environment": "none"}).text
+
+
 # --- the unit
 
 UNIT = DEPLOY / "systemd/envgate.service"

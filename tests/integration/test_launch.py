@@ -97,9 +97,10 @@ def test_uv_host_port_and_workers(gateway, installed):
 
 
 def test_uv_connect_host_and_ipv6(gateway, installed):
-    g = gateway(config(v6=uv(installed, host="[::]"), name=uv(installed, host="127.0.0.1", connect_host="localhost")))
-    for environment in ("v6", "name"):
-        episode(g, g.create(environment))
+    g = gateway(config(e=uv(installed, host="[::]", connect_host="localhost", extra_env={"ECHO_LABEL": "extra"}, env={"env_vars": {"ECHO_LABEL": "plain"}})))
+    session = g.create("e")
+    episode(g, session)
+    assert step(g, session).json()["observation"]["label"] == "extra"
     assert any("--host :: --port" in line for line in command_lines(g))
 
 
@@ -156,18 +157,16 @@ def test_uv_space_and_project_url(gateway, installed, tmp_path):
         subprocess.run([*git, *command], check=True)
     (tmp_path / "gitconfig").write_text(f'[url "file://{tmp_path}/hub/"]\n\tinsteadOf = https://huggingface.co/\n')
     env_vars = {"GIT_CONFIG_GLOBAL": str(tmp_path / "gitconfig")}
-    common = {"path": str(UV)}
     g = gateway(
         config(
-            script={"uv": {"space": "someone/echo_env", **common}, "env_vars": env_vars, "ready_timeout_s": 200},
-            app={"uv": {"space": "someone/echo_env", "app": "echo_env.server.app:app", **common}, "env_vars": env_vars, "ready_timeout_s": 200},
-            url={"uv": {"project_url": f"git+file://{hub}", **common}, "ready_timeout_s": 200},
+            space={"uv": {"space": "someone/echo_env", "path": str(UV)}, "env_vars": env_vars, "ready_timeout_s": 200},
+            url={"uv": {"project_url": f"git+file://{hub}", "app": "echo_env.server.app:app", "path": str(UV)}, "ready_timeout_s": 200},
         )
     )
-    for environment in ("script", "app", "url"):
+    for environment in ("space", "url"):
         episode(g, g.create(environment))
     lines = command_lines(g)
-    assert any("--with git+https://huggingface.co/spaces/someone/echo_env -- " in line for line in lines)
+    assert any("--with git+https://huggingface.co/spaces/someone/echo_env -- " in line and " server --host 127.0.0.1 --port " in line for line in lines)
     assert any("uvicorn echo_env.server.app:app --uds " in line for line in lines)
 
 
@@ -194,7 +193,6 @@ def test_uv_nothing_outlives_a_kill(gateway, installed, who):
     assert time.time() - killed < 2 * SLOW
     assert "killed by signal 9" in exited["cause"] or exited["cause"].endswith("code 137")
     assert step(g, session).json()["error"]["details"][0]["reason"] == "SESSION_LOST"
-    episode(g, g.create("e"))
 
 
 def test_uv_nothing_outlives_the_gateway(gateway, installed):
