@@ -22,7 +22,7 @@ static void on_answer(void *ctx, const struct http_reply *reply)
   if (!q->well && reply->status)
     fprintf(stderr, "envgate health: %s%s answered %d: %.*s\n", q->url, q->path, reply->status, STR_ARG(reply->body));
   else if (!q->well)
-    fprintf(stderr, "envgate health: %s: %s\n", q->url, reply->err->msg);
+    fprintf(stderr, "envgate health: %s\n", reply->err->msg);
   reactor_stop(&q->r);
 }
 

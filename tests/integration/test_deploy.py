@@ -58,13 +58,15 @@ def test_samples_have_no_mistake(path):
 # --- `envgate health`
 
 
-def test_health(shared_gateway, tmp_path):
+def test_health(shared_gateway, gateway, tmp_path):
     def health(*args):
         return subprocess.run([BIN, "health", *args], capture_output=True, text=True, timeout=30)
 
     for args in ([], ["--live"]):
         done = health(*args, shared_gateway.url)
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    unix = gateway(None, "--listen", f"unix:{tmp_path}/g.sock")
+    assert all(health(unix.listen).returncode == 0 for _ in range(10))
     assert health("http://127.0.0.1:1").returncode == 1 and "127.0.0.1:1" in health("http://127.0.0.1:1").stderr
     assert "looks like" in health("nonsense").stderr or "should look like" in health("nonsense").stderr
     assert health("--what").returncode == 2
