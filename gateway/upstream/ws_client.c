@@ -16,7 +16,7 @@
 enum {
   SCRATCH = 64 << 10,           // read at once
   SCRATCH_OUT_KEPT = 256 << 10, // the buffer for what goes out is freed when it was larger
-  MAX_READS = 16,               // one after another, so that one socket does not hold the loop
+  MAX_READ = 1 << 20,           // in a turn, so that one socket does not hold the loop
   MAX_UNSENT = 16 << 20,
   MAX_UNSENT_PONGS = 64 << 10, // a peer that floods us with pings and does not read gets no more pongs
   MAX_MESSAGE = 104857600,
@@ -243,29 +243,35 @@ static void on_message(struct ws *w, struct shared *message)
     shared_unref(message);
 }
 
+static void on_event(struct ws *w, enum ws_event_type type, struct ws_event *ev)
+{
+  switch (type) {
+  case WS_EVENT_NONE:
+  case WS_EVENT_PONG:
+    break;
+  case WS_EVENT_MESSAGE:
+    on_message(w, ev->message);
+    break;
+  case WS_EVENT_PING:
+    if (w->state == WS_OPEN)
+      send_control(w, WS_PONG, ev->payload);
+    break;
+  case WS_EVENT_CLOSE:
+    on_peer_close(w, ev);
+    break;
+  case WS_EVENT_ERROR:
+    on_bad_frame(w, ev);
+    break;
+  }
+}
+
 static void read_frames(struct ws *w, struct str in)
 {
-  while (w->state == WS_OPEN || w->state == WS_CLOSING) {
-    struct ws_event ev;
-    switch (ws_frames_read(&w->frames, &in, &ev)) {
-    case WS_EVENT_NONE:
-      return;
-    case WS_EVENT_MESSAGE:
-      on_message(w, ev.message);
-      break;
-    case WS_EVENT_PING:
-      if (w->state == WS_OPEN)
-        send_control(w, WS_PONG, ev.payload);
-      break;
-    case WS_EVENT_PONG:
-      break;
-    case WS_EVENT_CLOSE:
-      on_peer_close(w, &ev);
-      break;
-    case WS_EVENT_ERROR:
-      on_bad_frame(w, &ev);
-      break;
-    }
+  struct ws_event ev;
+  enum ws_event_type type = WS_EVENT_PONG;
+  while (type != WS_EVENT_NONE && (w->state == WS_OPEN || w->state == WS_CLOSING)) {
+    type = ws_frames_read(&w->frames, &in, &ev);
+    on_event(w, type, &ev);
   }
 }
 
@@ -315,15 +321,29 @@ static void read_head(struct ws *w, struct str in)
   }
 }
 
-static void on_bytes(struct ws *w, struct str in)
+static void heard(struct ws *w)
 {
   w->reads++;
   w->last_heard = w->pool->r->now;
   w->pinged = false;
+}
+
+static void on_bytes(struct ws *w, struct str in)
+{
+  heard(w);
   if (w->state == WS_UPGRADING)
     read_head(w, in);
   else
     read_frames(w, in);
+}
+
+// Of a large message: they lie where they belong already.
+static void on_payload(struct ws *w, size_t n)
+{
+  struct ws_event ev;
+  heard(w);
+  enum ws_event_type type = ws_frames_received(&w->frames, n, &ev);
+  on_event(w, type, &ev);
 }
 
 static void on_line_end(struct ws *w)
@@ -339,21 +359,28 @@ static void on_readable(struct ws *w, bool ends)
 {
   bool tls = stream_is_tls(&w->stream);
   w->more_to_read = false;
-  for (int i = 0; w->state != WS_DEAD; i++) {
-    if (i == MAX_READS) {
+  for (size_t all = 0; w->state != WS_DEAD;) {
+    if (all >= MAX_READ) {
       w->more_to_read = tls;
       io_again(w->io);
       return;
     }
-    ssize_t n = stream_recv(&w->stream, w->pool->scratch, SCRATCH);
+    char *to = NULL;
+    size_t direct = ws_frames_room(&w->frames, &to), room = direct ? direct : SCRATCH;
+    room = room < MAX_READ ? room : MAX_READ;
+    ssize_t n = stream_recv(&w->stream, direct ? to : w->pool->scratch, room);
     if (n == STREAM_AGAIN)
       return;
     if (n <= 0) {
       on_line_end(w);
       return;
     }
-    on_bytes(w, (struct str){w->pool->scratch, (size_t)n});
-    if (n < SCRATCH && !tls && !ends)
+    if (direct)
+      on_payload(w, (size_t)n);
+    else
+      on_bytes(w, (struct str){w->pool->scratch, (size_t)n});
+    all += (size_t)n;
+    if ((size_t)n < room && !tls && !ends)
       return; // that was all
   }
 }
