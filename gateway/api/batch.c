@@ -102,6 +102,10 @@ static void batch_reply(struct batch *b)
   }
   reply.n_items = b->n;
   reply.items = b->items;
+  struct batch_part *own = b->parts[b->home->index];
+  for (size_t i = 0; own && i < own->n; i++)
+    if (own->items[i].bytes)
+      call_lend(b->call, own->items[i].bytes);
   rpc_finish(b->call, &reply.base, NULL);
 }
 
