@@ -154,6 +154,8 @@ static void submit(struct call *c, struct session *s, struct episode_call *ec, d
   ec->call = c;
   ec->format = payload_format_choose(format, session_payload_format(s));
   ec->waiter.done = on_done;
+  ec->waiter.flow = c->flow;
+  ec->waiter.flow_key = c->flow_key;
   c->state = ec;
   session_submit(s, &ec->waiter);
 }

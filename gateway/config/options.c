@@ -97,7 +97,9 @@ const struct setting settings[] = {
      .def = "300",
      .min = 1,
      .max = YEAR,
-     .help = "A caller's connection without calls is closed after that time."},
+     .help = "A caller's connection without calls is closed after that time, and so is one that takes none of its replies. Calls whose large replies "
+             "wait "
+             "because the caller takes none of those before are ended after that time, too, but after 15 s at most."},
     {.key = "shutdown_grace_s",
      G_SECONDS(shutdown_grace_s),
      .def = "25",

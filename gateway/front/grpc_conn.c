@@ -29,6 +29,7 @@ enum {
   WRITE_MAX = 128 << 10,
   COPY_MAX = 1 << 10, // less of a frame is copied, as it is cheaper
   LAST_CALL_MS = 200, // between the notice of a GOAWAY and the GOAWAY: calls that cross it on the way still count
+  PATIENCE_S = 15,    // for a caller to take some of its large replies: less than the 20 s between a worker's pings, which we don't read meanwhile
   LINGER_MS = 1000,   // for the peer to read the last bytes and close
 };
 
@@ -218,6 +219,7 @@ void grpc_conn_close(struct grpc_conn *c)
   io_close(c->io);
   close(c->fd);
   timer_unset(f->r, &c->timer);
+  flow_close(c->flow);
   list_remove(&c->flush.link); // last, as ending calls may have queued it
   list_remove(&c->link);
   buf_free(&c->out);
@@ -461,6 +463,9 @@ static void on_turn_end(struct turn_end *t)
     grpc_conn_close(c);
     return;
   }
+  if (c->took_large)
+    flow_progress(c->flow);
+  c->took_large = false;
   // What is left, and what becomes of the requests that were held, is for the next turn.
   io_events(c->io, IO_READ | IO_EDGE | (c->out.n || more || c->unheld ? IO_WRITE : 0));
   if (more || c->unheld)
@@ -527,10 +532,16 @@ static bool open_session(struct grpc_conn *c)
 bool grpc_conn_open(struct grpc_front *f, int fd)
 {
   struct grpc_conn *c = calloc(1, sizeof *c);
-  if (!c)
+  double patience = f->r->config->idle_connection_s < PATIENCE_S ? f->r->config->idle_connection_s : PATIENCE_S;
+  struct flow *flow = flow_new(f->r, nsec_from_s(patience));
+  if (!c || !flow) {
+    free(c);
+    if (flow)
+      flow_close(flow);
     return false;
+  }
   nsec now = clock_mono();
-  *c = (struct grpc_conn){.front = f, .fd = fd, .flush.run = on_turn_end, .timer.fire = on_timer, .active = now, .progress = now};
+  *c = (struct grpc_conn){.front = f, .fd = fd, .flow = flow, .flush.run = on_turn_end, .timer.fire = on_timer, .active = now, .progress = now};
   list_init(&c->link);
   list_init(&c->flush.link);
   list_init(&c->streams);
@@ -538,6 +549,7 @@ bool grpc_conn_open(struct grpc_front *f, int fd)
       !timer_set(f->r, &c->timer, nsec_add(now, nsec_from_s(f->r->config->idle_connection_s)))) {
     io_close(c->io);
     nghttp2_session_del(c->h2);
+    flow_close(flow);
     free(c);
     return false;
   }

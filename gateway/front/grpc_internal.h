@@ -52,6 +52,7 @@ struct grpc_conn {
   struct timer timer;
   struct list streams;
   struct grpc_stream *head_of;                        // whose headers came last; NULL: none, or it is gone
+  struct flow *flow;                                  // what may be read for it from workers
   struct buf out;                                     // bytes that the socket did not take; while there are any, no more are made
   size_t out_at;                                      // how many of them have been sent
   nsec active;                                        // the last time that a call began, ended or got data
@@ -60,6 +61,7 @@ struct grpc_conn {
   uint32_t noise;                                     // frames received that ask for nothing
   uint32_t work;                                      // frames sent for calls
   enum { CONN_OPEN, CONN_NOTICED, CONN_GOING } state; // GOAWAY not sent; sent as a notice; sent for good
+  bool took_large;                                    // in this turn it took bytes of large replies
   bool unheld;                                        // a stream's replies have gone, and what it held can be looked at
 };
 
@@ -87,6 +89,7 @@ struct grpc_stream {
   struct splices splices;      // a unary reply's pieces, between the bytes of `out`
   struct splice_place at;      // what of both is in frames
   size_t left;                 // what is not
+  bool large;                  // what is queued is
   bool headed;                 // the reply's headers are submitted
   bool ended;                  // after `out` comes the end
   bool given_up;               // reset, for not reading its replies

@@ -110,6 +110,7 @@ struct str grpc_stream_next(struct grpc_stream *s, size_t n, bool *lasting)
 
 void grpc_stream_taken(struct grpc_stream *s)
 {
+  s->conn->took_large = s->conn->took_large || s->large;
   if (s->held.n && queued(s) < REPLIES_HIGH)
     s->conn->unheld = true;
   if (queued(s))
@@ -188,6 +189,7 @@ static bool queue_first(struct grpc_stream *s, struct buf *out, struct splices *
   *splices = (struct splices){0};
   s->at = (struct splice_place){0};
   s->left = s->out.n + s->splices.bytes;
+  s->large = s->left >= FLOW_LARGE;
   return true;
 }
 
@@ -260,6 +262,7 @@ static void on_call_finish(struct call *c, struct buf *out, const struct err *e)
   buf_free(&s->held);
   memcpy(s->request_id, c->id, sizeof s->request_id);
   s->conn->active = s->conn->front->r->now;
+  flow_complete(s->conn->flow, (uint64_t)s->id);
   if (s->http_status) {
     struct err none = {0};
     send_plain(s, e ? e : &none);
@@ -311,6 +314,8 @@ struct grpc_stream *grpc_stream_open(struct grpc_conn *c, int32_t id)
     return NULL;
   }
   s->call->protocol = "grpc";
+  s->call->flow = c->flow;
+  s->call->flow_key = (uint64_t)id;
   list_append(&c->streams, &s->link);
   return s;
 }
@@ -324,6 +329,7 @@ void grpc_stream_close(struct grpc_stream *s)
     c->front = &nobody;
     call_cancel(c);
   }
+  flow_done(s->conn->flow, (uint64_t)s->id);
   s->conn->active = f->r->now;
   grpc_frames_free(&s->frames);
   buf_free(&s->held);

@@ -79,6 +79,8 @@ void rpc_free(struct reactor *r)
   LIST_EACH (node, &rpc->calls) {
     struct call *c = CONTAINER_OF(node, struct call, link);
     timer_unset(c->begun ? c->owner : r, &c->deadline_timer);
+    if (c->crossed)
+      flow_unref(c->flow);
     call_destroy(c);
   }
   while (rpc->spares)
@@ -270,6 +272,7 @@ static void begin(struct call *c)
     return;
   }
   c->crossed = true;
+  flow_ref(c->flow);
   timer_unset(c->home, &c->deadline_timer);
   metric_add(c->home->metrics, METRIC_calls_crossed_total, 1);
   c->to_owner.run = start_at_owner;
@@ -480,6 +483,8 @@ static void log_call(const struct call *c, nsec took)
 static void deliver(struct call *c)
 {
   c->delivered = true;
+  if (c->crossed)
+    flow_unref(c->flow);
   c->front->finish(c, &c->out, c->failed ? &c->err : NULL);
   if (!c->errands)
     call_free(c);

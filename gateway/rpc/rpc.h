@@ -17,6 +17,7 @@
 #include "base/buf.h"
 #include "base/err.h"
 #include "base/splice.h"
+#include "runtime/flow.h"
 #include "runtime/metrics.h"
 #include "runtime/reactor.h"
 
@@ -86,6 +87,8 @@ struct call {
   enum codec codec;
   nsec deadline; // NSEC_NEVER: none
   nsec arrived;
+  struct flow *flow; // of its connection, and its key there; NULL: none. A call that crosses has a reference, others need none
+  uint64_t flow_key;
   const struct header *headers; // arena; pseudo headers left out
   size_t header_count;
   const char *protocol; // "grpc", "http" … for the log

@@ -9,13 +9,13 @@
 #include "transcode/transcode.h"
 #include "transcode/wire.h"
 
-enum { FIRST_ROOM = 1024, VARINT_MAX = 10 };
+enum { FIRST_ROOM = 1024, SPARE_MAX = 1 << 20, VARINT_MAX = 10 };
 
 // What is written lies at the end of the buffer's memory, from `p` on.
 struct writer {
   struct buf *out;
   struct splices *splices; // NULL: nothing may be left where it lies
-  char *p, *low; // not below `low`: there the buffer's own bytes end; NULL: there is no room yet
+  char *p, *low;           // not below `low`: there the buffer's own bytes end; NULL: there is no room yet
   bool full, nomem;
 };
 
@@ -35,7 +35,7 @@ static __attribute__((noinline)) bool make_room(struct writer *w, size_t n)
 {
   struct buf *out = w->out;
   size_t own = w->p ? (size_t)(end_of(w) - w->p) : 0, wanted = own + n;
-  size_t room = 2 * wanted > FIRST_ROOM ? 2 * wanted : FIRST_ROOM;
+  size_t spare = wanted < SPARE_MAX ? wanted : SPARE_MAX, room = wanted + (spare > FIRST_ROOM / 2 ? spare : FIRST_ROOM / 2);
   if (out->max && room > out->max - out->n)
     room = out->max - out->n;
   w->full = w->full || room < wanted;

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "base/utf8.h"
+#include "runtime/flow.h"
 #include "upstream/stream.h"
 #include "upstream/transfer.h"
 #include "upstream/ws_frames.h"
@@ -53,6 +54,8 @@ struct ws {
   bool broken;       // what was half sent cannot be completed; ends when the loop comes round
   bool more_to_read; // TLS holds bytes that the descriptor does not show
   bool pinged;       // a ping is out since last_heard
+  bool paused;       // until ws_resume
+  size_t told;       // of the message that is coming in: its size as the owner knows it
   int reading;       // what to watch for at least
   uint64_t reads;
   nsec ping_interval, connect_timeout, last_heard;
@@ -126,7 +129,7 @@ __attribute__((format(printf, 4, 5))) static void end_because(struct ws *w, enum
 
 static void watch(struct ws *w)
 {
-  io_events(w->io, w->reading | (w->out.n || w->more_to_read || w->broken ? IO_WRITE : 0));
+  io_events(w->io, (w->paused ? 0 : w->reading) | (w->out.n || w->more_to_read || w->broken ? IO_WRITE : 0));
 }
 
 // Errors are left to the reading side: the descriptor shows as readable then, and what the peer sent before it went is read first.
@@ -346,6 +349,21 @@ static void on_payload(struct ws *w, size_t n)
   on_event(w, type, &ev);
 }
 
+// Tells the owner of a large message as soon as its size is announced. False: it does not want the rest now.
+static bool wanted(struct ws *w)
+{
+  size_t coming = ws_frames_coming(&w->frames), told = w->told;
+  if (coming < FLOW_LARGE) {
+    w->told = 0;
+    return true;
+  }
+  if (coming <= told || w->state != WS_OPEN || !w->events->large)
+    return true;
+  w->told = coming;
+  w->paused = !w->events->large(w->ctx, coming - told);
+  return !w->paused;
+}
+
 static void on_line_end(struct ws *w)
 {
   if (w->state == WS_UPGRADING)
@@ -380,6 +398,8 @@ static void on_readable(struct ws *w, bool ends)
     else
       on_bytes(w, (struct str){w->pool->scratch, (size_t)n});
     all += (size_t)n;
+    if (w->state == WS_DEAD || !wanted(w))
+      return;
     if ((size_t)n < room && !tls && !ends)
       return; // that was all
   }
@@ -394,7 +414,7 @@ static void on_ready(void *ctx, int events)
   }
   if (events & IO_WRITE)
     flush(w);
-  if (events & (IO_READ | IO_HANGUP) || w->more_to_read)
+  if (!w->paused && (events & (IO_READ | IO_HANGUP) || w->more_to_read))
     on_readable(w, events & IO_HANGUP);
   if (w->state != WS_DEAD)
     watch(w);
@@ -427,6 +447,8 @@ static void on_timer(struct timer *t)
     kill_ws(w);
   } else if (r->now < nsec_add(w->last_heard, w->ping_interval)) {
     arm_ping(w); // it was heard of meanwhile; moving the timer at each message would cost more
+  } else if (w->paused) {
+    timer_set(r, t, nsec_add(r->now, w->ping_interval)); // whatever it says is not read
   } else if (w->pinged) {
     end_because(w, WS_END_SILENT, 0, "the worker did not answer a ping within %.3g s", (double)w->ping_interval / 1e9);
   } else {
@@ -496,6 +518,16 @@ struct ws *ws_open(struct reactor *r, const struct endpoint *ep, const struct ws
   return NULL;
 }
 
+void ws_resume(struct ws *w)
+{
+  if (!w->paused)
+    return;
+  w->paused = false;
+  w->last_heard = w->pool->r->now;
+  w->more_to_read = stream_is_tls(&w->stream);
+  watch(w);
+}
+
 uint64_t ws_reads(const struct ws *w)
 {
   return w->reads;
@@ -505,7 +537,7 @@ void ws_close(struct ws *w, int code)
 {
   if (!w || w->state == WS_DEAD || w->state == WS_CLOSING)
     return;
-  if (w->state != WS_OPEN) {
+  if (w->state != WS_OPEN || w->paused) { // the peer's answer would come behind what is not read
     kill_ws(w);
     return;
   }

@@ -74,7 +74,7 @@ static void on_end(void *ctx, const struct link_end *end)
   reactor_stop(&t->b.r);
 }
 
-static const struct link_events events = {on_open, on_reply, on_end};
+static const struct link_events events = {.open = on_open, .reply = on_reply, .end = on_end};
 
 static struct run run_at(const char *address, enum worker_dialect dialect, const enum worker_op *ops, int n_ops, struct run t)
 {
@@ -478,7 +478,7 @@ static void ws_ended(void *ctx, enum ws_end why, int code, const struct err *e)
 
 static struct ended ws_against(void (*serve)(struct peer *, int), const struct ws_options *o)
 {
-  static const struct ws_events ws_events = {ws_opened, ws_message, ws_ended};
+  static const struct ws_events ws_events = {.open = ws_opened, .message = ws_message, .end = ws_ended};
   struct peer p;
   struct bench b;
   peer_start(&p, serve, NULL);
