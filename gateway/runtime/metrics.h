@@ -15,28 +15,28 @@
 #include "base/clock.h"
 
 // X(name, type, help): single numbers.
-#define METRICS(X)                                                                                \
-  X(connections_opened_total, counter, "Connections accepted.")                                   \
-  X(connections, gauge, "Connections open now.")                                                  \
-  X(calls_in_flight, gauge, "Calls that run or wait now.")                                        \
-  X(calls_crossed_total, counter, "Calls that were passed to another reactor.")                   \
-  X(batch_items_total, counter, "Items of batches that have ended.")                              \
-  X(batch_items_failed_total, counter, "Items of batches that ended with an error.")              \
-  X(received_bytes_total, counter, "Bytes of request messages.")                                  \
-  X(sent_bytes_total, counter, "Bytes of reply messages.")                                        \
-  X(worker_received_bytes_total, counter, "Bytes of messages from workers.")                      \
-  X(worker_sent_bytes_total, counter, "Bytes of messages to workers.")                            \
-  X(sessions_created_total, counter, "Sessions created.")                                         \
-  X(sessions_closed_total, counter, "Sessions closed by their callers.")                          \
-  X(sessions_expired_total, counter, "Sessions closed because their lease or idle time ran out.") \
-  X(sessions_lost_total, counter, "Sessions that lost their worker.")                             \
-  X(session_queue_length, gauge, "Calls that wait for their turn on a session.")                  \
-  X(replies_kept_served_total, counter, "Retries answered with a kept or running call's reply.")  \
-  X(replies_dropped_total, counter, "Replies that no caller collected.")                          \
+#define METRICS(X)                                                                                                       \
+  X(connections_opened_total, counter, "Connections accepted.")                                                          \
+  X(connections, gauge, "Connections open now.")                                                                         \
+  X(calls_in_flight, gauge, "Calls that run or wait now.")                                                               \
+  X(calls_crossed_total, counter, "Calls that were passed to another reactor.")                                          \
+  X(batch_items_total, counter, "Items of batches that have ended.")                                                     \
+  X(batch_items_failed_total, counter, "Items of batches that ended with an error.")                                     \
+  X(received_bytes_total, counter, "Bytes of request messages.")                                                         \
+  X(sent_bytes_total, counter, "Bytes of reply messages.")                                                               \
+  X(worker_received_bytes_total, counter, "Bytes of messages from workers.")                                             \
+  X(worker_sent_bytes_total, counter, "Bytes of messages to workers.")                                                   \
+  X(sessions_created_total, counter, "Sessions created.")                                                                \
+  X(sessions_closed_total, counter, "Sessions closed by their callers.")                                                 \
+  X(sessions_expired_total, counter, "Sessions closed because their lease or idle time ran out.")                        \
+  X(sessions_lost_total, counter, "Sessions that lost their worker.")                                                    \
+  X(session_queue_length, gauge, "Calls that wait for their turn on a session.")                                         \
+  X(replies_kept_served_total, counter, "Retries answered with a kept or running call's reply.")                         \
+  X(replies_dropped_total, counter, "Replies that no caller collected.")                                                 \
   X(replies_paused_total, counter, "Large replies that were not read on at once, as their caller had not taken others.") \
-  X(workers_started_total, counter, "Workers launched.")                                          \
-  X(workers_failed_total, counter, "Workers that failed to start.")                               \
-  X(workers_exited_total, counter, "Workers that ended unasked.")                                 \
+  X(workers_started_total, counter, "Workers launched.")                                                                 \
+  X(workers_failed_total, counter, "Workers that failed to start.")                                                      \
+  X(workers_exited_total, counter, "Workers that ended unasked.")                                                        \
   X(worker_queue_length, gauge, "Callers that wait for a worker.")
 
 // Gauges by state: X(metric name, label, value of the label).

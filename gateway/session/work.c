@@ -168,7 +168,8 @@ static void give_up(struct work *work)
   work->asker = NULL;
   struct err e;
   err_set(&e, CODE_RESOURCE_EXHAUSTED, REASON_REPLIES_UNREAD,
-          "the caller has taken nothing for a while of the large replies that wait on its connection, so this one of %zu bytes was not received for it; the "
+          "the caller has taken nothing for a while of the large replies that wait on its connection, so this one of %zu bytes was not received for "
+          "it; the "
           "call was carried out%s",
           work->coming, work->request_id ? ", and the same request with the same request_id collects its reply" : ", and its reply is dropped");
   bool more = flow != NULL;

@@ -20,7 +20,7 @@ struct transcode_options {
   bool ignore_unknown; // reading: unknown fields are passed over; else they are an error that names them
   bool
       emit_defaults; // writing: fields without presence are written though they have their default value (as REST does, so that "done": false is there)
-  bool payloads_checked; // writing: the bytes of every Payload.json are known to be valid JSON; else they are checked
+  bool payloads_checked;   // writing: the bytes of every Payload.json are known to be valid JSON; else they are checked
   struct splices *splices; // writing: where payloads' bytes may be noted instead of copied; NULL: all are copied. A failure leaves them half filled
   // Reading: unknown members of the top-level object are collected as one JSON object into this Payload field (merged behind what the field itself
   // has); NULL: none. OpenEnv's reset takes such extras.

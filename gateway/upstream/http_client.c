@@ -23,7 +23,7 @@ struct http_request {
   char *post;      // a copy of the request's body
   struct buf body; // the reply's
   size_t max_body;
-  size_t told; // the body's size as the owner knows it
+  size_t told;   // the body's size as the owner knows it
   bool sending;  // it got as far as sending
   bool distrust; // the connection will not be used again
   bool too_large, stopped;
