@@ -304,6 +304,19 @@ def test_stopping_is_graceful(gateway, tmp_path):
     assert (tmp_path / "end").read_text() == "well\n"
 
 
+def test_a_port_is_held_while_its_worker_boots(gateway, tmp_path):
+    """Nobody who asks for any free port gets it meanwhile, nor who asks for it and does not share."""
+    script = f"echo $0 >{tmp_path}/part; mv {tmp_path}/part {tmp_path}/port; exec sleep 1000"
+    g = gateway({**config(e=shell(script, ready_timeout_s=30)), "shutdown_grace_s": 0})
+    waiting = threading.Thread(target=g.post, args=["/v1/sessions", {"environment": "e"}])
+    waiting.start()
+    g.wait_for((tmp_path / "port").exists, what="the port")
+    with socket.socket() as s, pytest.raises(OSError, match="in use"):
+        s.bind(("127.0.0.1", int((tmp_path / "port").read_text())))
+    g.stop()
+    waiting.join()
+
+
 def test_a_server_that_cannot_share_its_port_gets_one_that_is_not_held(gateway, tmp_path):
     """SO_REUSEADDR is what a held port can be bound with; who does not set it is launched once more, on a port that nobody holds."""
     server = tmp_path / "server.py"
