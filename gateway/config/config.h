@@ -46,7 +46,7 @@ struct env_config {
   double lease_s;              // 300; also the most that a caller may ask for
   double idle_timeout_s;       // 0: none
   double step_timeout_s;       // 600: a call that a worker does not answer in that time loses the session
-  double ready_timeout_s;      // 60: from launch to readiness
+  double ready_timeout_s;      // 60: from the start of its process or container to readiness
   double worker_idle_s;        // 30: a launched worker without sessions is stopped after that
   double stop_grace_s;         // 10: from SIGTERM to SIGKILL
   int64_t queue_limit;         // 16: calls that may wait on a session

@@ -152,7 +152,7 @@ const struct setting settings[] = {
      .def = "60",
      .min = MOMENT,
      .max = YEAR,
-     .help = "The time from a worker's launch until it must answer."},
+     .help = "The time from the start of a worker's process or container until it must answer. Pulling its image or installing it does not count."},
     {.key = "worker_idle_s",
      E_SECONDS(worker_idle_s),
      .def = "30",

@@ -192,7 +192,7 @@ static void on_started(void *ctx, const struct endpoint *ep)
       fail(w, &e);
       return;
     }
-    w->readiness = readiness_start(w->reactor, &w->endpoint, nsec_add(w->launched, nsec_from_s(w->env->ready_timeout_s)), on_readiness, w);
+    w->readiness = readiness_start(w->reactor, &w->endpoint, nsec_add(clock_mono(), nsec_from_s(w->env->ready_timeout_s)), on_readiness, w);
   }
   if (!w->readiness) {
     err_nomem(&e);

@@ -84,9 +84,10 @@ def test_uv_host_port_and_workers(gateway, installed):
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    g = gateway(config(e=uv(installed, host="0.0.0.0", port=port, workers=2, server_args=["--log-level", "warning"])))
-    session = g.create("e")
-    pid = episode(g, session)
+    g = gateway(config(e=uv(installed, env={"sessions_per_worker": 2}, host="0.0.0.0", port=port, workers=2, server_args=["--log-level", "warning"])))
+    pid = episode(g, g.create("e"))
+    # The project takes one session a process. Which one is asked for the second is the kernel's choice, so a full one is no answer.
+    assert episode(g, g.create("e")) != pid
     line = next(line for line in command_lines(g) if "uvicorn server.app:app" in line and "python" in line.split()[0])
     assert f"--host 0.0.0.0 --port {port} --workers 2 --log-level warning" in line
     assert len([p for p, line in g.children() if "spawn_main" in line]) == 2
