@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "config/check.h"
 
+#include <inttypes.h>
+
 // Header fields that the HTTP and WebSocket clients write themselves.
 static const char *const own_headers[] = {"connection", "content-length", "content-type",      "expect", "host", "keep-alive",
                                           "te",         "trailer",        "transfer-encoding", "upgrade"};
@@ -67,6 +69,10 @@ static void check_static(struct env_config *env, const struct given *given, stru
   if (was_given(given, NULL, "max_workers") && env->urls.n && env->max_workers != (int64_t)env->urls.n)
     report_add(r, "max_workers", "must be the number of urls (%zu), or be left out", env->urls.n);
   env->max_workers = (int64_t)env->urls.n;
+  static const char *const replacing[] = {"max_worker_sessions", "max_worker_age_s"};
+  for (size_t i = 0; i < sizeof replacing / sizeof *replacing; i++)
+    if (was_given(given, NULL, replacing[i]))
+      report_add(r, replacing[i], "does not belong to the provider static, whose workers run already");
 }
 
 static bool mentions(const struct env_config *env, const char *what)
@@ -135,4 +141,6 @@ void check_environment(struct env_config *env, const struct given *given, struct
     check_process(env, r);
   else if (strcmp(name, "uv") == 0)
     check_uv(given, r);
+  if (env->min_workers > env->max_workers)
+    report_add(r, "min_workers", "must be at most max_workers (%" PRId64 ")", env->max_workers);
 }

@@ -36,6 +36,7 @@ struct env_config {
   char *description; // never NULL
   char *provider;    // "static", "process", "uv", "docker" or "builtin"
 
+  int64_t min_workers;         // 0: kept ready whether anybody asks or not
   int64_t max_workers;         // 8
   int64_t sessions_per_worker; // 1
   double lease_s;              // 300; also the most that a caller may ask for
@@ -43,6 +44,8 @@ struct env_config {
   double step_timeout_s;       // 600: a call that a worker does not answer in that time loses the session
   double ready_timeout_s;      // 60: from launch to readiness
   double worker_idle_s;        // 30: a launched worker without sessions is stopped after that
+  int64_t max_worker_sessions; // 0: no limit; a worker is replaced after so many
+  double max_worker_age_s;     // 0: no limit; a worker is replaced after that
   double stop_grace_s;         // 10: from SIGTERM to SIGKILL
   int64_t queue_limit;         // 16: calls that may wait on a session
   int64_t max_reply_bytes;     // 104857600: a message from the worker (OpenEnv's client takes 100 MB)
@@ -98,6 +101,7 @@ struct config {
   int64_t max_streams;       // 128: concurrent streams of an HTTP/2 connection
   double idle_connection_s;  // 300
   double shutdown_grace_s;   // 25: from SIGTERM until running calls are given up
+  int64_t max_launches;      // 8: workers that may be starting at a time, of all environments
   char *state_dir;           // where sockets of launched workers lie; NULL: a directory of its own under $XDG_RUNTIME_DIR or /tmp, removed at exit
   char *self;                // the gateway's own program, for builtin workers (/proc/self/exe, resolved)
 

@@ -47,7 +47,7 @@ struct setting {
 };
 
 extern const struct setting settings[];
-enum { SETTINGS_COUNT = 52 };
+enum { SETTINGS_COUNT = 56 };
 
 // The providers' names, ending in NULL, and their number.
 extern const char *const provider_names[];

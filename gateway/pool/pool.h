@@ -26,16 +26,29 @@ struct slot_request {
   struct pool *pool;
   // Called on reactor 0, once: with a slot (which passes to the callee), or with e (and slot NULL). Not after pool_cancel.
   void (*granted)(struct slot_request *q, const struct slot *slot, const struct err *e);
+  nsec asked; // the pool's
 };
 
 struct pool_stats {
   int ready, starting, stopping, sessions, waiting;
 };
 
+// What a wish that waits may hope for.
+struct standing {
+  bool hopeless;                   // nothing is being launched for it nor will be: it waits for others to give slots back
+  bool launching;                  // a worker is being launched for it, or will be in its turn (LAUNCH_WAITING)
+  struct launch_progress progress; // with launching
+};
+
 bool pools_init(struct reactor *r, struct err *e);
+// Has `changed` called on reactor 0 whenever what pool_broken says may have changed. NULL: nobody.
+void pools_on_change(struct reactor *r, void (*changed)(struct reactor *r));
 // Stops every worker; calls `stopped` when nothing is left.
 void pools_stop(struct reactor *r, void (*stopped)(void *ctx), void *ctx);
 void pools_free(struct reactor *r);
+
+// True while no worker of the environment (by its place in the configuration) is ready and launches keep failing. On any thread.
+bool pool_broken(struct reactor *r, size_t env);
 
 // The pool of an environment; NULL: there is none of that name.
 struct pool *pool_find(struct reactor *r, struct str env_name);
@@ -45,6 +58,8 @@ struct pool_stats pool_stats(const struct pool *p);
 void pool_acquire(struct pool *p, struct slot_request *q);
 // Withdraws a wish that has not been granted.
 void pool_cancel(struct slot_request *q);
+// How a wish stands that has not been granted.
+struct standing pool_standing(const struct slot_request *q);
 
 enum slot_return {
   SLOT_FREE, // the session ended well; the slot can serve another
@@ -63,14 +78,15 @@ bool pool_worker_epitaph(struct reactor *r, const char *worker_id, struct err *e
 struct worker_view {
   uint64_t sequence; // in the order of launching, from 1
   const char *id;
-  const struct env_config *env; // with its name and provider
-  enum worker_state state;      // never WORKER_GONE
-  bool draining;                // it takes no new sessions, and is stopped when its last has ended
-  const char *address;          // its URL, or unix:/PATH; "": not known yet
-  int64_t sessions, capacity;   // slots held; how many it takes as far as is known (0: not known yet)
-  int64_t sessions_served;      // slots handed out in its life
-  nsec launched_wall;           // when its launch began
-  nsec age;                     // since then
+  const struct env_config *env;    // with its name and provider
+  enum worker_state state;         // never WORKER_GONE
+  bool draining;                   // it takes no new sessions, and is stopped when its last has ended
+  const char *url;                 // where it is: "http(s)://…"; "": not known yet
+  const char *unix_path;           // where it listens on a unix socket; NULL: it does not, and url says where
+  int64_t sessions, capacity;      // slots held; how many it takes as far as is known (0: not known yet)
+  int64_t sessions_served;         // slots handed out in its life
+  nsec launched_wall;              // when its launch began
+  nsec age;                        // since then
   struct launch_progress progress; // STARTING: what the launch is at
   struct launch *launch;           // for launch->provider->log_tail
 };
@@ -99,14 +115,16 @@ struct warm_request {
   struct list link;
   struct pool *pool;
   int64_t workers; // set by the caller; more than max_workers means max_workers
-  // A worker has become ready, or the launch under way has got further: `progress` is of the one that is furthest behind none (NULL: none starts). May be NULL.
-  void (*progress)(struct warm_request *q, int64_t ready, const struct launch_progress *progress);
+  // Something has changed: pool_stats and pool_progress tell what. May be NULL.
+  void (*progress)(struct warm_request *q);
   // The end, once: so many are ready (e NULL), or a launch failed, or the gateway drains. Not after pool_warm_cancel.
   void (*done)(struct warm_request *q, const struct err *e);
 };
 // Launches until `workers` are ready and keeps them so until then; `done` may be called before it returns. From then on they idle for worker_idle_s as any.
 void pool_warm(struct pool *p, struct warm_request *q);
 void pool_warm_cancel(struct warm_request *q);
+// What the launch that has come furthest is at. False: none is under way.
+bool pool_progress(const struct pool *p, struct launch_progress *progress);
 
 // The worker's own /schema, through any worker of the pool (one is launched if need be), kept after the first time. Exactly one call of done. Not cancellable:
 // the caller's context must outlive it.

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "config/config.h"
+#include "runtime/metrics.h"
 
 // --- where sockets lie ---------------------------------------------------------------------------------------------------------------------
 
@@ -72,8 +73,15 @@ static bool fill(struct pools *ps, const struct config *c, struct err *e)
   ps->at = calloc(c->n_envs ? c->n_envs : 1, sizeof *ps->at);
   if (!ps->at)
     return err_nomem(e);
-  for (; ps->n < c->n_envs; ps->n++)
+  struct metrics *m = ps->reactor->metrics;
+  if (m && !metrics_init_envs(m, (int)c->n_envs))
+    return err_nomem(e);
+  for (; ps->n < c->n_envs; ps->n++) {
     pool_init(&ps->at[ps->n], ps, &c->envs[ps->n]);
+    if (m)
+      m->envs[ps->n].name = c->envs[ps->n].name;
+    ps->at[ps->n].metrics = m ? &m->envs[ps->n] : NULL;
+  }
   if (!name_instance(ps, e))
     return false;
   if (!launches_here(c))
@@ -88,10 +96,20 @@ bool pools_init(struct reactor *r, struct err *e)
     return err_nomem(e);
   ps->reactor = r;
   r->pools = ps;
-  if (fill(ps, r->config, e))
+  list_init(&ps->hungry);
+  list_init(&ps->all);
+  if (fill(ps, r->config, e)) {
+    for (size_t i = 0; i < ps->n; i++)
+      pool_pump(&ps->at[i]);
     return true;
+  }
   pools_free(r);
   return false;
+}
+
+void pools_on_change(struct reactor *r, void (*changed)(struct reactor *r))
+{
+  r->pools->changed = changed;
 }
 
 static void tell_stopped(struct reactor *r, struct task *t)
@@ -105,9 +123,10 @@ void pools_check_drained(struct pools *ps)
 {
   if (!ps->stopped || ps->tell_stopped.run)
     return;
-  for (size_t i = 0; i < ps->n; i++)
-    if (pool_live(&ps->at[i]))
+  LIST_EACH (node, &ps->all) {
+    if (pool_live(pool_of(node)))
       return;
+  }
   ps->tell_stopped.run = tell_stopped; // once, and not inside pools_stop
   reactor_post(ps->reactor, &ps->tell_stopped);
 }
@@ -116,8 +135,9 @@ void pools_stop(struct reactor *r, void (*stopped)(void *ctx), void *ctx)
 {
   struct pools *ps = r->pools;
   ps->draining = true;
-  for (size_t i = 0; i < ps->n; i++)
-    pool_drain(&ps->at[i]);
+  LIST_EACH (node, &ps->all) {
+    pool_drain(pool_of(node));
+  }
   ps->stopped = stopped;
   ps->stopped_ctx = ctx;
   pools_check_drained(ps);
@@ -129,8 +149,9 @@ void pools_free(struct reactor *r)
   if (!ps)
     return;
   r->pools = NULL;
-  for (size_t i = 0; i < ps->n; i++)
-    pool_free(&ps->at[i]);
+  LIST_EACH (node, &ps->all) {
+    pool_free(pool_of(node));
+  }
   if (ps->own_state_dir)
     rmdir(ps->state_dir);
   free(ps->state_dir);
@@ -141,9 +162,10 @@ void pools_free(struct reactor *r)
 struct pool *pool_find(struct reactor *r, struct str env_name)
 {
   struct pools *ps = r->pools;
-  for (size_t i = 0; i < ps->n; i++)
-    if (str_eq(env_name, str_c(ps->at[i].env->name)))
-      return &ps->at[i];
+  LIST_EACH (node, &ps->all) {
+    if (str_eq(env_name, str_c(pool_of(node)->env->name)))
+      return pool_of(node);
+  }
   return NULL;
 }
 

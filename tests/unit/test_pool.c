@@ -141,7 +141,7 @@ static struct fixture *fixture_new(void)
                                .worker_idle_s = 60,
                                .stop_grace_s = 5,
                                .command = {f->args, 4}};
-  f->config = (struct config){.self = self, .state_dir = f->dir, .envs = &f->env, .n_envs = 1};
+  f->config = (struct config){.self = self, .state_dir = f->dir, .max_launches = 8, .envs = &f->env, .n_envs = 1};
   return f;
 }
 
