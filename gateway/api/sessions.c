@@ -52,8 +52,29 @@ static Google__Protobuf__Timestamp *timestamp(struct arena *a, nsec wall)
   return t;
 }
 
-// The session as a message, wholly in the arena; NULL when out of memory.
-static Envgate__V1__Session *session_message(const struct session *s, struct arena *a)
+static Envgate__V1__LaunchProgress *progress_message(const struct launch_progress *p, struct arena *a)
+{
+  static const Envgate__V1__LaunchProgress__Phase phases[] = {
+      [LAUNCH_WAITING] = ENVGATE__V1__LAUNCH_PROGRESS__PHASE__PHASE_WAITING,
+      [LAUNCH_PULLING] = ENVGATE__V1__LAUNCH_PROGRESS__PHASE__PHASE_PULLING,
+      [LAUNCH_INSTALLING] = ENVGATE__V1__LAUNCH_PROGRESS__PHASE__PHASE_INSTALLING,
+      [LAUNCH_STARTING] = ENVGATE__V1__LAUNCH_PROGRESS__PHASE__PHASE_STARTING,
+      [LAUNCH_BOOTING] = ENVGATE__V1__LAUNCH_PROGRESS__PHASE__PHASE_BOOTING,
+  };
+  Envgate__V1__LaunchProgress *m = arena_alloc(a, sizeof *m);
+  if (!m)
+    return NULL;
+  envgate__v1__launch_progress__init(m);
+  m->phase = phases[p->phase];
+  m->layers = (int32_t)p->layers;
+  m->layers_done = (int32_t)p->layers_done;
+  m->bytes = (int64_t)p->bytes;
+  m->bytes_done = (int64_t)p->bytes_done;
+  return m;
+}
+
+// The session as a message, wholly in the arena; NULL when out of memory. `standing` may be NULL.
+static Envgate__V1__Session *session_message(const struct session *s, const struct standing *standing, struct arena *a)
 {
   static const Envgate__V1__Session__State states[] = {
       [SESSION_PROVISIONING] = ENVGATE__V1__SESSION__STATE__STATE_PROVISIONING,
@@ -78,12 +99,16 @@ static Envgate__V1__Session *session_message(const struct session *s, struct are
   m->lease_s = v.lease_s;
   m->idle_timeout_s = v.idle_timeout_s;
   m->payload_format = (Envgate__V1__PayloadFormat)v.payload_format;
-  return m->name && m->environment && m->create_time && m->episode_id && m->worker && (m->error || !v.err) ? m : NULL;
+  bool launching = standing && standing->launching;
+  m->launch_progress = launching ? progress_message(&standing->progress, a) : NULL;
+  return (m->launch_progress || !launching) && m->name && m->environment && m->create_time && m->episode_id && m->worker && (m->error || !v.err)
+             ? m
+             : NULL;
 }
 
-static void reply_session(struct call *c, const struct session *s)
+static void reply_session(struct call *c, const struct session *s, const struct standing *standing)
 {
-  const Envgate__V1__Session *m = session_message(s, &c->arena);
+  const Envgate__V1__Session *m = session_message(s, standing, &c->arena);
   struct err e;
   if (m) {
     rpc_finish(c, &m->base, NULL);
@@ -105,11 +130,25 @@ static int create_route(const struct call *c)
 }
 
 static void on_created(struct session_waiter *w, struct session *s, const struct err *e);
+static void on_create_standing(struct standing_waiter *w, struct session *s, const struct standing *standing, const struct err *e);
 
 struct creation {
   struct session_waiter waiter;
+  struct standing_waiter asker; // once the deadline has come
   struct call *call;
 };
+
+// How much before its own deadline a gRPC caller is answered, since it listens no longer than that.
+#define ANSWER_MARGIN (100 * NSEC_PER_MS)
+
+static void answer_in_time(struct call *c)
+{
+  nsec now = clock_mono();
+  if (c->deadline == NSEC_NEVER || c->deadline <= now)
+    return;
+  nsec tenth = (c->deadline - now) / 10;
+  call_deadline(c, c->deadline - (tenth < ANSWER_MARGIN ? tenth : ANSWER_MARGIN));
+}
 
 static bool seconds_check(double s, bool zero_allowed, double most, const char *field, struct err *e)
 {
@@ -150,33 +189,71 @@ static void create_start(struct call *c)
     fail(c, &e);
     return;
   }
+  answer_in_time(c);
   if (!create_spec(c, (const void *)c->request, &spec, &e)) {
     fail(c, &e);
     return;
   }
   creation->call = c;
   creation->waiter.ready = on_created;
+  creation->asker.told = on_create_standing;
+  list_init(&creation->asker.link);
   c->state = creation;
   session_create(c->owner, &spec, &creation->waiter);
 }
 
+static void note_session(struct call *c, const struct session *s)
+{
+  c->session = str_c(arena_dup(&c->arena, str_c(session_id(s))));
+  c->worker = str_c(arena_dup(&c->arena, str_c(session_worker_id(s))));
+}
+
 static void on_created(struct session_waiter *w, struct session *s, const struct err *e)
 {
-  struct call *c = CONTAINER_OF(w, struct creation, waiter)->call;
+  struct creation *creation = CONTAINER_OF(w, struct creation, waiter);
+  struct call *c = creation->call;
+  session_unask_standing(&creation->asker);
   if (e) {
     fail(c, e);
     return;
   }
-  c->session = str_c(arena_dup(&c->arena, str_c(session_id(s))));
-  c->worker = str_c(arena_dup(&c->arena, str_c(session_worker_id(s))));
-  reply_session(c, s);
+  note_session(c, s);
+  reply_session(c, s, NULL);
+}
+
+// The deadline has come. What is on its way is the caller's to wait for or not; what is not is refused.
+static void create_deadline(struct call *c)
+{
+  struct creation *creation = c->state;
+  session_ask_standing(creation->waiter.session, &creation->asker);
+}
+
+static void on_create_standing(struct standing_waiter *w, struct session *s, const struct standing *standing, const struct err *e)
+{
+  struct creation *creation = CONTAINER_OF(w, struct creation, asker);
+  struct call *c = creation->call;
+  if (e || !s)
+    return; // on_created has told or tells the caller
+  if (standing && standing->hopeless && !session_view(s).handed_out) {
+    struct err full;
+    err_set(&full, CODE_RESOURCE_EXHAUSTED, REASON_NO_CAPACITY,
+            "no worker of %s became free before the deadline, and no more may be launched: max_workers is %lld, sessions_per_worker %lld",
+            session_view(s).env->name, (long long)session_view(s).env->max_workers, (long long)session_view(s).env->sessions_per_worker);
+    full.retry_after_ms = 1000;
+    session_give_up(&creation->waiter);
+    fail(c, &full);
+    return;
+  }
+  session_hand_out(&creation->waiter);
+  note_session(c, s);
+  reply_session(c, s, standing);
 }
 
 static void create_cancel(struct call *c, struct err *e)
 {
   struct creation *creation = c->state;
-  if (e->code == CODE_DEADLINE_EXCEEDED)
-    err_set(e, CODE_DEADLINE_EXCEEDED, REASON_DEADLINE, "the session's worker was not ready before the deadline; give CreateSession more time");
+  (void)e;
+  session_unask_standing(&creation->asker);
   session_abandon(&creation->waiter);
 }
 
@@ -187,11 +264,42 @@ static int get_route(const struct call *c)
   return reactor_of_name(c->home, ((const Envgate__V1__GetSessionRequest *)(const void *)c->request)->name);
 }
 
+struct get {
+  struct standing_waiter asker;
+  struct call *call;
+};
+
+static void on_get_standing(struct standing_waiter *w, struct session *s, const struct standing *standing, const struct err *e)
+{
+  struct call *c = CONTAINER_OF(w, struct get, asker)->call;
+  if (e)
+    fail(c, e);
+  else
+    reply_session(c, s, standing);
+}
+
 static void get_start(struct call *c)
 {
   struct session *s = call_session(c, ((const Envgate__V1__GetSessionRequest *)(const void *)c->request)->name, "name");
-  if (s)
-    reply_session(c, s);
+  if (!s)
+    return;
+  struct get *get = arena_alloc(&c->arena, sizeof *get);
+  if (!get) {
+    struct err e;
+    err_nomem(&e);
+    fail(c, &e);
+    return;
+  }
+  get->call = c;
+  get->asker.told = on_get_standing;
+  c->state = get;
+  session_ask_standing(s, &get->asker);
+}
+
+static void get_cancel(struct call *c, struct err *e)
+{
+  (void)e;
+  session_unask_standing(&((struct get *)c->state)->asker);
 }
 
 static int close_route(const struct call *c)
@@ -238,7 +346,7 @@ static void list_here(struct listing *l, struct reactor *r)
         l->more = true;
         return;
       }
-      Envgate__V1__Session *m = session_message(s, &l->arena);
+      Envgate__V1__Session *m = session_message(s, NULL, &l->arena);
       if (!m) {
         l->nomem = true;
         return;
@@ -355,8 +463,8 @@ static int episode_route(const struct call *c)
 
 #define PATH(method) "/envgate.v1.SessionService/" method
 const struct rpc_handler session_handlers[] = {
-    {.path = PATH("CreateSession"), .route = create_route, .start = create_start, .cancel = create_cancel},
-    {.path = PATH("GetSession"), .route = get_route, .start = get_start},
+    {.path = PATH("CreateSession"), .route = create_route, .start = create_start, .deadline = create_deadline, .cancel = create_cancel},
+    {.path = PATH("GetSession"), .route = get_route, .start = get_start, .cancel = get_cancel},
     {.path = PATH("ListSessions"), .start = list_start, .cancel = list_cancel},
     {.path = PATH("CloseSession"), .route = close_route, .start = close_start},
     {.path = PATH("Reset"), .route = episode_route, .start = reset_start, .cancel = episode_cancel},

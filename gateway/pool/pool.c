@@ -178,8 +178,10 @@ void pool_acquire(struct pool *p, struct slot_request *q)
     q->granted(q, NULL, &e);
     return;
   }
-  q->asked = clock_mono();
-  list_append(&p->waiting, &q->link);
+  struct list *behind = p->waiting.prev;
+  while (behind != &p->waiting && CONTAINER_OF(behind, struct slot_request, link)->asked > q->asked)
+    behind = behind->prev;
+  list_prepend(behind, &q->link);
   count_waiting(p, 1);
   pool_pump(p);
 }

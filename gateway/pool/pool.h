@@ -20,13 +20,13 @@ struct slot {
   struct endpoint endpoint;
 };
 
-// A session's wish for a slot, and later its hold on it. Lies in the session. Every field but `task`'s is set by pool_acquire's caller.
+// A session's wish for a slot. Lies in its owner, who sets every field but `link` and `pool`.
 struct slot_request {
   struct list link;
   struct pool *pool;
   // Called on reactor 0, once: with a slot (which passes to the callee), or with e (and slot NULL). Not after pool_cancel.
   void (*granted)(struct slot_request *q, const struct slot *slot, const struct err *e);
-  nsec asked; // the pool's
+  nsec asked; // since when it waits, which is its place in the queue: a wish that is made anew keeps it
 };
 
 struct pool_stats {

@@ -117,6 +117,21 @@ static void free_session(struct turn_end *t)
   free(s);
 }
 
+// Tells those who asked how it stands. Who asks out of a callback is not among them.
+static void answer_askers(struct session *s, const struct standing *standing, const struct err *e)
+{
+  struct list askers;
+  list_init(&askers);
+  s->asking = false;
+  struct list *node;
+  while ((node = list_pop(&s->askers)))
+    list_append(&askers, node);
+  while ((node = list_pop(&askers))) {
+    struct standing_waiter *w = CONTAINER_OF(node, struct standing_waiter, link);
+    w->told(w, e ? NULL : s, standing, e);
+  }
+}
+
 static void let_go_of_worker(struct session *s, enum slot_return how, int64_t max_sessions)
 {
   struct slot_ticket *ticket = s->ticket;
@@ -155,6 +170,7 @@ static void end_session(struct session *s, const struct err *e)
     w->session = NULL;
     w->ready(w, NULL, e);
   }
+  answer_askers(s, NULL, e);
   t->unfreed++;
   list_init(&s->freeing.link);
   s->freeing.run = free_session;
@@ -202,6 +218,7 @@ static void lose(struct session *s, const struct err *e)
   log_session(s, "session.lost", LOG_WARN, e->reason);
   session_set_state(s, SESSION_LOST);
   let_go_of_worker(s, SLOT_LOST, 0);
+  answer_askers(s, NULL, NULL);
   renew(s);
   work_end_all(s, e);
 }
@@ -232,18 +249,38 @@ static void on_expiry(struct timer *timer)
 
 static void ask_for_slot(struct session *s);
 
-static void become_ready(struct session *s)
+static void answer_creators(struct session *s, const struct err *e)
 {
-  session_set_state(s, SESSION_READY);
-  metric_add(s->reactor->metrics, METRIC_sessions_created_total, 1);
-  log_session(s, "session.created", LOG_INFO, NULL);
-  renew(s);
   struct list *node;
   while ((node = list_pop(&s->creators))) {
     struct session_waiter *w = CONTAINER_OF(node, struct session_waiter, link);
     w->session = NULL;
-    w->ready(w, s, NULL);
+    w->ready(w, e ? NULL : s, e);
   }
+}
+
+// It will not become ready. Where somebody has its name already, it stays to tell why.
+static void fail_provisioning(struct session *s, const struct err *e)
+{
+  if (!s->handed_out) {
+    end_session(s, e);
+    return;
+  }
+  link_close(s->line);
+  s->line = NULL;
+  answer_creators(s, e);
+  lose(s, e);
+}
+
+static void become_ready(struct session *s)
+{
+  s->provisioned = true;
+  session_set_state(s, SESSION_READY);
+  metric_add(s->reactor->metrics, METRIC_sessions_created_total, 1);
+  log_session(s, "session.created", LOG_INFO, NULL);
+  renew(s);
+  answer_creators(s, NULL);
+  answer_askers(s, NULL, NULL);
   work_pump(s);
 }
 
@@ -259,7 +296,7 @@ static void on_open(void *ctx)
   struct err e;
   if (!link_send(s->line, &q)) {
     err_nomem(&e);
-    end_session(s, &e);
+    fail_provisioning(s, &e);
   }
 }
 
@@ -307,12 +344,18 @@ static void on_end(void *ctx, const struct link_end *end)
     return;
   }
   let_go_of_worker(s, capacity ? SLOT_FULL : SLOT_LOST, max_sessions);
+  answer_askers(s, NULL, NULL);
   // Nothing has run yet, so another worker, or the same after its probe, will do.
   bool unreached = e->code == CODE_UNAVAILABLE && ++s->unreached < MAX_UNREACHED;
   if (unreached || (capacity && ++s->attempts < MAX_ATTEMPTS))
     ask_for_slot(s);
   else
-    end_session(s, e);
+    fail_provisioning(s, e);
+}
+
+static void on_standing(void *ctx, const struct standing *standing)
+{
+  answer_askers(ctx, standing, NULL);
 }
 
 static void on_slot(void *ctx, const struct slot *slot, const struct err *e)
@@ -321,7 +364,7 @@ static void on_slot(void *ctx, const struct slot *slot, const struct err *e)
   struct session *s = ctx;
   if (!slot) {
     s->ticket = NULL;
-    end_session(s, e);
+    fail_provisioning(s, e);
     return;
   }
   memcpy(s->worker_id, slot->worker_id, sizeof s->worker_id);
@@ -331,17 +374,17 @@ static void on_slot(void *ctx, const struct slot *slot, const struct err *e)
   if (!s->line) {
     struct err nomem;
     err_nomem(&nomem);
-    end_session(s, &nomem);
+    fail_provisioning(s, &nomem);
   }
 }
 
 static void ask_for_slot(struct session *s)
 {
-  s->ticket = slot_ask(s->reactor, s->env, &s->reactor->sessions->tickets, on_slot, s);
+  s->ticket = slot_ask(s->reactor, s->env, s->created, &s->reactor->sessions->tickets, on_slot, s);
   if (!s->ticket) {
     struct err e;
     err_nomem(&e);
-    end_session(s, &e);
+    fail_provisioning(s, &e);
   }
 }
 
@@ -359,6 +402,7 @@ static struct session *session_new(struct reactor *r, const struct session_spec 
   s->created_wall = clock_wall();
   s->idle_due = s->idle_timeout_s > 0 ? nsec_add(r->now, nsec_from_s(s->idle_timeout_s)) : NSEC_NEVER;
   list_init(&s->creators);
+  list_init(&s->askers);
   list_init(&s->queue);
   s->expiry.fire = on_expiry;
   make_id(s);
@@ -394,6 +438,10 @@ static void join_creation(struct session *s, const struct session_spec *spec, st
   if (s->state == SESSION_PROVISIONING) {
     w->session = s;
     list_append(&s->creators, &w->link);
+  } else if (s->state == SESSION_LOST && !s->provisioned) { // told now; the next try begins anew
+    struct err why = *s->err;
+    end_session(s, &why);
+    w->ready(w, NULL, &why);
   } else {
     w->ready(w, s, NULL);
   }
@@ -427,16 +475,64 @@ void session_create(struct reactor *r, const struct session_spec *spec, struct s
   ask_for_slot(s);
 }
 
-void session_abandon(struct session_waiter *w)
+// The waiter leaves its session, which is returned; NULL: it has been told already.
+static struct session *leave(struct session_waiter *w)
 {
   struct session *s = w->session;
   list_remove(&w->link);
   w->session = NULL;
-  if (s && list_empty(&s->creators) && !s->request_id && s->state == SESSION_PROVISIONING) {
-    struct err e;
-    err_set(&e, CODE_CANCELLED, REASON_CANCELLED, "the caller went away");
+  return s;
+}
+
+// Nobody waits for it any more or has its name.
+static bool is_forgotten(const struct session *s)
+{
+  return list_empty(&s->creators) && !s->handed_out && s->state == SESSION_PROVISIONING;
+}
+
+void session_abandon(struct session_waiter *w)
+{
+  struct session *s = leave(w);
+  struct err e;
+  err_set(&e, CODE_CANCELLED, REASON_CANCELLED, "the caller went away");
+  if (s && is_forgotten(s) && !s->request_id)
     end_session(s, &e);
+}
+
+void session_give_up(struct session_waiter *w)
+{
+  struct session *s = leave(w);
+  struct err e;
+  err_set(&e, CODE_CANCELLED, REASON_CANCELLED, "there was no worker for the session in time");
+  if (s && is_forgotten(s))
+    end_session(s, &e);
+}
+
+void session_hand_out(struct session_waiter *w)
+{
+  struct session *s = leave(w);
+  if (!s)
+    return;
+  s->handed_out = true;
+  renew(s);
+}
+
+void session_ask_standing(struct session *s, struct standing_waiter *w)
+{
+  list_init(&w->link);
+  if (s->state != SESSION_PROVISIONING || !s->ticket || s->line) {
+    w->told(w, s, NULL, NULL);
+    return;
   }
+  list_append(&s->askers, &w->link);
+  if (!s->asking)
+    slot_ask_standing(s->ticket, on_standing);
+  s->asking = true;
+}
+
+void session_unask_standing(struct standing_waiter *w)
+{
+  list_remove(&w->link);
 }
 
 // --- views ---------------------------------------------------------------------------------------------------------------------------------
@@ -459,6 +555,7 @@ struct session_view session_view(const struct session *s)
       .lease_s = s->lease_s,
       .idle_timeout_s = s->idle_timeout_s,
       .payload_format = s->payload_format,
+      .handed_out = s->handed_out,
   };
 }
 

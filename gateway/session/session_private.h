@@ -34,6 +34,10 @@ struct session {
   char *request_id; // the creation's; NULL: none
 
   struct list creators; // session_waiters
+  struct list askers;   // standing_waiters
+  bool asking;          // their question is under way
+  bool handed_out;      // somebody has its name, though it was never ready
+  bool provisioned;     // it was ready once
   int attempts;         // workers that answered CAPACITY_REACHED
   int unreached;        // workers that could not be reached
   struct slot_ticket *ticket;

@@ -272,7 +272,7 @@ static void on_granted(struct slot_request *q, const struct slot *slot, const st
 
 static void ask(struct fixture *f, struct wish *w)
 {
-  *w = (struct wish){.q.granted = on_granted, .order = w->order};
+  *w = (struct wish){.q = {.granted = on_granted, .asked = clock_mono()}, .order = w->order};
   list_init(&w->q.link);
   pool_acquire(the_pool(f), &w->q);
 }
