@@ -33,6 +33,8 @@ struct reactor_thread {
   pthread_t thread;
   bool running;
   struct task drain, hurry, drained, stop; // messages of the shutdown
+  struct task health;                      // an environment's launches have begun or ceased to fail
+  atomic_bool health_posted;
   struct timer drain_poll;
   bool counted_busy; // in gateway.busy
   nsec patience;     // when running calls are given up
@@ -141,9 +143,18 @@ static void on_signal(uv_signal_t *handle, int signum)
 
 // --- start ---------------------------------------------------------------------------------------------------------------------------------
 
-static bool ready(struct reactor *r)
+// What /readyz says: not ready when it drains, or when no environment is fit to make sessions. Those that are not are named either way.
+static bool ready(struct reactor *r, struct buf *why)
 {
-  return !r->draining;
+  size_t broken = 0;
+  for (size_t i = 0; i < r->config->n_envs; i++)
+    broken += pool_broken(r, i);
+  bool fit = !r->draining && broken < r->config->n_envs;
+  buf_printf(why, "%s\n", fit ? "ready" : r->draining ? "shutting down" : "no environment can launch workers");
+  for (size_t i = 0; broken && i < r->config->n_envs; i++)
+    if (pool_broken(r, i))
+      buf_printf(why, "launches fail: %s\n", r->config->envs[i].name);
+  return fit;
 }
 
 // All services' handlers in one list.
@@ -158,11 +169,28 @@ static struct rpc_handler *join_handlers(void)
   return all;
 }
 
+static void look_at_health(struct reactor *r, struct task *t)
+{
+  atomic_store(&CONTAINER_OF(t, struct reactor_thread, health)->health_posted, false);
+  health_changed(r);
+}
+
+// On reactor 0.
+static void on_pools_changed(struct reactor *control)
+{
+  for (int i = 0; i < control->count; i++) {
+    struct reactor_thread *rt = CONTAINER_OF(control->all[i], struct reactor_thread, reactor);
+    if (!atomic_exchange(&rt->health_posted, true))
+      reactor_post(&rt->reactor, &rt->health);
+  }
+}
+
 static bool start_reactor(struct gateway *g, int index, struct err *e)
 {
   struct reactor_thread *rt = &g->threads[index];
   struct reactor *r = &rt->reactor;
   rt->gateway = g;
+  rt->health.run = look_at_health;
   if (!reactor_init(r, index, g->reactors, g->count, e))
     return false;
   g->reactors[index] = r;
@@ -295,6 +323,7 @@ static bool start(struct gateway *g, struct err *e)
   for (int i = 0; i < g->count; i++)
     if (!start_reactor(g, i, e))
       return false;
+  pools_on_change(g->reactors[0], on_pools_changed);
   return start_threads(g, e);
 }
 

@@ -315,34 +315,41 @@ static void stop_idle(struct pool *p)
   }
 }
 
-// Old workers go when others have taken their place; where there is no place for both, one after the other.
+// Old workers go when others have taken their place; where there is no place for both, one after the other. One that nobody has need not wait for others' sessions.
 static void replace_aged(struct pool *p)
 {
   int64_t serving = 0;
-  bool changing = false;
+  bool moving = false, ending = false;
   LIST_EACH (node, &p->workers) {
     struct worker *w = worker_of(node);
     serving += w->state == WORKER_READY && !w->retiring;
-    changing |= w->state == WORKER_STARTING || w->state == WORKER_STOPPING || (w->state == WORKER_READY && w->retiring);
+    moving |= w->state == WORKER_STARTING || w->state == WORKER_STOPPING;
+    ending |= w->state == WORKER_READY && w->retiring;
   }
   int64_t spare = serving - pool_floor(p);
-  bool no_room = pool_live(p) >= pool_limit(p) && !changing;
+  bool no_room = pool_live(p) >= pool_limit(p) && !moving;
   LIST_EACH (node, &p->workers) {
     struct worker *w = worker_of(node);
     if (!w->aged || w->retiring || w->state != WORKER_READY)
       continue;
-    if (spare <= 0 && !no_room)
-      return;
+    bool in_turn = no_room && (!w->used || !ending);
+    if (spare <= 0 && !in_turn)
+      continue;
     spare--;
-    no_room = false;
+    if (in_turn)
+      no_room = false;
     fleet_retire(w);
   }
 }
 
-void fleet_pump(struct pool *p)
+void fleet_tidy(struct pool *p)
 {
   stop_idle(p);
   replace_aged(p);
+}
+
+void fleet_launch(struct pool *p)
+{
   queue_up(p);
   launch_in_turn(p->pools);
 }

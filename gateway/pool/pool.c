@@ -313,9 +313,10 @@ void pool_pump(struct pool *p)
     if (ready->state == WORKER_READY)
       schema_pump(p, ready);
   }
+  fleet_tidy(p);
   while (p->waiting_count && (w = choose(p)))
     grant(p, w);
-  fleet_pump(p);
+  fleet_launch(p);
   warm_pump(p);
   wait_or_refuse(p);
   pool_publish(p);

@@ -102,8 +102,10 @@ int64_t pool_floor(const struct pool *p);
 bool pool_breaker_open(const struct pool *p);
 // How many more workers could be launched, now or in a while.
 int64_t pool_launchable(const struct pool *p);
-// Stops what is idle and what is to be replaced, as far as the floor allows; and has new ones launched.
-void fleet_pump(struct pool *p);
+// Stops what is idle and what is to be replaced, as far as the floor allows.
+void fleet_tidy(struct pool *p);
+// Launches what is wanted, as far as it may.
+void fleet_launch(struct pool *p);
 // Has the worker serve nobody new, and stops it as soon as nobody has it.
 void fleet_retire(struct worker *w);
 
