@@ -366,7 +366,7 @@ def test_sigterm_lets_running_steps_finish(gateway, kind):
     made = g.sessions.CreateSession(pb.CreateSessionRequest(environment="e"))
     g.sessions.Reset(pb.ResetRequest(session=made.name))
     tree = pids_of(g)
-    action = b'{"message": "last", "sleep_s": 1.5}' if kind != "builtin" else b'{"message": "last", "sleep_ms": 1500}'
+    action = b'{"message": "last", "sleep_s": 1.5}' if kind != "builtin" else b'{"message": "last", "fault": "slow", "ms": 1500}'
     from envgate.v1 import payload_pb2
 
     running = g.sessions.Step.future(pb.StepRequest(session=made.name, action=payload_pb2.Payload(json=action)))
