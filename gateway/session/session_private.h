@@ -35,9 +35,6 @@ struct session {
 
   struct list creators; // session_waiters
   struct list askers;   // standing_waiters
-  bool asking;          // their question is under way
-  bool handed_out;      // somebody has its name, though it was never ready
-  bool provisioned;     // it was ready once
   int attempts;         // workers that answered CAPACITY_REACHED
   int unreached;        // workers that could not be reached
   struct slot_ticket *ticket;
@@ -45,6 +42,9 @@ struct session {
   enum worker_dialect dialect;
   struct link *line; // NULL: none (provisioning, lost)
   bool confirming;   // the first request, which proves that the worker has room, runs
+  bool asking;       // the askers' question is under way
+  bool handed_out;   // somebody has its name, though it was not ready yet
+  bool provisioned;  // it was ready once
 
   struct list queue;
   int queued;
