@@ -37,7 +37,6 @@ struct reactor_thread {
   atomic_bool health_posted;
   struct timer drain_poll;
   bool counted_busy; // in gateway.busy
-  nsec patience;     // when running calls are given up
   nsec last_bytes;   // when connections that have not taken their last bytes are given up; 0: calls still run
 };
 
@@ -93,7 +92,7 @@ static void drain_poll(struct timer *t)
 {
   struct reactor_thread *rt = CONTAINER_OF(t, struct reactor_thread, drain_poll);
   struct reactor *r = &rt->reactor;
-  if (!calls_anywhere(rt) || r->now >= rt->patience)
+  if (!calls_anywhere(rt) || r->now >= r->drain_end)
     sessions_close_all(r); // ends what still runs with SESSION_CLOSED
   bool quiet = rpc_calls(r) == 0 && sessions_gone(r);
   if (quiet && !rt->last_bytes)
@@ -106,6 +105,16 @@ static void drain_poll(struct timer *t)
   timer_set(r, t, r->now + DRAIN_POLL_MS * NSEC_PER_MS);
 }
 
+// How long calls may run on: workers are to be stopped within the grace, too. One that takes longer than half of it is not waited for at the calls' cost.
+static nsec patience(const struct config *c)
+{
+  double longest = c->inline_common.stop_grace_s, grace = c->shutdown_grace_s;
+  for (size_t i = 0; i < c->n_envs; i++)
+    longest = c->envs[i].stop_grace_s > longest ? c->envs[i].stop_grace_s : longest;
+  longest += (double)LAST_BYTES_MS / 1e3;
+  return nsec_from_s(grace - (longest < grace / 2 ? longest : grace / 2));
+}
+
 static void drain_reactor(struct reactor *r, struct task *t)
 {
   struct reactor_thread *rt = CONTAINER_OF(t, struct reactor_thread, drain);
@@ -114,7 +123,7 @@ static void drain_reactor(struct reactor *r, struct task *t)
   health_set_serving(r, false);
   grpc_front_drain(r);
   http_front_drain(r);
-  rt->patience = nsec_add(r->now, nsec_from_s(r->config->shutdown_grace_s));
+  r->drain_end = nsec_add(r->now, patience(r->config));
   rt->drain_poll.fire = drain_poll;
   calls_anywhere(rt);
   timer_set(r, &rt->drain_poll, r->now + DRAIN_POLL_MS * NSEC_PER_MS); // by then every reactor has counted
@@ -122,7 +131,8 @@ static void drain_reactor(struct reactor *r, struct task *t)
 
 static void hurry_reactor(struct reactor *r, struct task *t)
 {
-  CONTAINER_OF(t, struct reactor_thread, hurry)->patience = r->now;
+  (void)t;
+  r->drain_end = r->now;
 }
 
 static void on_signal(uv_signal_t *handle, int signum)

@@ -7,6 +7,7 @@
 #include "api/episodes.h"
 #include "api/payload.h"
 #include "base/id.h"
+#include "config/inline.h"
 #include "envgate/v1/session_service.pb-c.h"
 #include "session/session.h"
 
@@ -157,26 +158,95 @@ static bool seconds_check(double s, bool zero_allowed, double most, const char *
   return err_field(e, REASON_INVALID_REQUEST, field, "%s must be %s 0 and at most %g seconds", field, zero_allowed ? "at least" : "above", most);
 }
 
-static bool create_spec(struct call *c, const Envgate__V1__CreateSessionRequest *q, struct session_spec *spec, struct err *e)
+// What a source names, with strings and variables in the request or the arena.
+static bool read_source(struct call *c, const Envgate__V1__EnvironmentSource *q, struct inline_source *to, struct err *e)
 {
+  bool uv = q->runtime == ENVGATE__V1__ENVIRONMENT_SOURCE__RUNTIME__RUNTIME_UV;
+  *to = (struct inline_source){.app = q->app, .port = q->port};
+  switch (q->source_case) {
+  case ENVGATE__V1__ENVIRONMENT_SOURCE__SOURCE_IMAGE:
+    to->kind = SOURCE_IMAGE;
+    to->what = q->image;
+    break;
+  case ENVGATE__V1__ENVIRONMENT_SOURCE__SOURCE_SPACE:
+    to->kind = uv ? SOURCE_SPACE_UV : SOURCE_SPACE;
+    to->what = q->space;
+    break;
+  case ENVGATE__V1__ENVIRONMENT_SOURCE__SOURCE_PROJECT_URL:
+    to->kind = SOURCE_PROJECT_URL;
+    to->what = q->project_url;
+    break;
+  case ENVGATE__V1__ENVIRONMENT_SOURCE__SOURCE_PATH:
+    to->kind = SOURCE_PATH;
+    to->what = q->path;
+    break;
+  default:
+    return err_field(e, REASON_INVALID_REQUEST, "source", "source must have one of image, space, project_url and path");
+  }
+  if (q->runtime && to->kind != SOURCE_SPACE && to->kind != SOURCE_SPACE_UV)
+    return err_field(e, REASON_INVALID_REQUEST, "source.runtime", "source.runtime goes with a space only");
+  if (q->runtime < 0 || q->runtime > ENVGATE__V1__ENVIRONMENT_SOURCE__RUNTIME__RUNTIME_UV)
+    return err_field(e, REASON_INVALID_REQUEST, "source.runtime", "source.runtime must be RUNTIME_DOCKER or RUNTIME_UV");
+  if (q->port < 0 || q->port > 65535)
+    return err_field(e, REASON_INVALID_REQUEST, "source.port", "source.port must be from 1 to 65535");
+  to->env_vars.at = arena_alloc(&c->arena, (q->n_env_vars + 1) * sizeof *to->env_vars.at);
+  if (!to->env_vars.at)
+    return err_nomem(e);
+  for (; to->env_vars.n < q->n_env_vars; to->env_vars.n++) {
+    const Envgate__V1__EnvironmentSource__EnvVarsEntry *entry = q->env_vars[to->env_vars.n];
+    to->env_vars.at[to->env_vars.n] = (struct pair){entry->key ? entry->key : unconst(""), entry->value ? entry->value : unconst("")};
+  }
+  return true;
+}
+
+// The environment of a new session, held: the configuration's or an inline source's. NULL: `e`.
+static const struct env_config *create_environment(struct call *c, const Envgate__V1__CreateSessionRequest *q, struct err *e)
+{
+  const struct config *config = c->owner->config;
+  struct inline_source source;
   struct str name;
-  if (!resource_id(q->environment, "environments", true, "environment", &name, e) || !payload_format_check(q->payload_format, e))
-    return false;
-  const struct env_config *env = config_env(c->owner->config, name);
+  if (q->source) {
+    if (q->environment[0]) {
+      err_field(e, REASON_INVALID_REQUEST, "source", "environment and source exclude each other");
+      return NULL;
+    }
+    return read_source(c, q->source, &source, e) ? inline_env(config, &source, e) : NULL;
+  }
+  if (!resource_id(q->environment, "environments", true, "environment", &name, e))
+    return NULL;
+  const struct env_config *env = config_env(config, name);
   if (!env)
-    return err_set(e, CODE_NOT_FOUND, REASON_ENVIRONMENT_NOT_FOUND, "no environment \"%.*s\" is configured; ListEnvironments names those that are",
-                   (int)(name.n < 64 ? name.n : 64), name.p);
+    err_set(e, CODE_NOT_FOUND, REASON_ENVIRONMENT_NOT_FOUND, "no environment \"%.*s\" is configured; ListEnvironments names those that are",
+            (int)(name.n < 64 ? name.n : 64), name.p);
+  return env;
+}
+
+static bool create_check(struct call *c, const Envgate__V1__CreateSessionRequest *q, struct session_spec *spec, struct err *e)
+{
   bool has_lease = q->_lease_s_case == ENVGATE__V1__CREATE_SESSION_REQUEST___LEASE_S_LEASE_S;
   bool has_idle = q->_idle_timeout_s_case == ENVGATE__V1__CREATE_SESSION_REQUEST___IDLE_TIMEOUT_S_IDLE_TIMEOUT_S;
-  *spec = (struct session_spec){
-      .env = env,
-      .lease_s = has_lease ? q->lease_s : env->lease_s,
-      .idle_timeout_s = has_idle ? q->idle_timeout_s : env->idle_timeout_s,
-      .payload_format = (int)q->payload_format,
-      .request_id = str_c(q->request_id),
-  };
-  return seconds_check(spec->lease_s, false, env->lease_s, "lease_s", e) && seconds_check(spec->idle_timeout_s, true, 1e9, "idle_timeout_s", e) &&
-         request_id_check(spec->request_id, e) && timeout_apply(c, q->timeout_s, e);
+  spec->lease_s = has_lease ? q->lease_s : spec->env->lease_s;
+  spec->idle_timeout_s = has_idle ? q->idle_timeout_s : spec->env->idle_timeout_s;
+  spec->payload_format = (int)q->payload_format;
+  spec->request_id = str_c(q->request_id);
+  return seconds_check(spec->lease_s, false, spec->env->lease_s, "lease_s", e) &&
+         seconds_check(spec->idle_timeout_s, true, 1e9, "idle_timeout_s", e) && request_id_check(spec->request_id, e) &&
+         timeout_apply(c, q->timeout_s, e);
+}
+
+// On success spec->env is held.
+static bool create_spec(struct call *c, const Envgate__V1__CreateSessionRequest *q, struct session_spec *spec, struct err *e)
+{
+  *spec = (struct session_spec){0};
+  if (!payload_format_check(q->payload_format, e))
+    return false;
+  spec->env = create_environment(c, q, e);
+  if (!spec->env)
+    return false;
+  if (create_check(c, q, spec, e))
+    return true;
+  env_release(spec->env);
+  return false;
 }
 
 static void create_start(struct call *c)
@@ -200,6 +270,7 @@ static void create_start(struct call *c)
   list_init(&creation->asker.link);
   c->state = creation;
   session_create(c->owner, &spec, &creation->waiter);
+  env_release(spec.env); // the call may be over; the session has a hold of its own
 }
 
 static void note_session(struct call *c, const struct session *s)
@@ -326,9 +397,9 @@ struct listing {
   struct call *call; // NULL once the call has ended
   struct reactor *home;
   struct arena arena;
-  const struct env_config *env; // NULL: all
-  int reactor;                  // where the walk is
-  uint64_t after;               // behind which session there
+  const char *env; // in the arena; NULL: all
+  int reactor;     // where the walk is
+  uint64_t after;  // behind which session there
   size_t wanted;
   Envgate__V1__ListSessionsResponse reply;
   bool nomem, more;
@@ -341,7 +412,7 @@ static void list_here(struct listing *l, struct reactor *r)
     if (!s)
       return;
     uint64_t sequence = session_view(s).sequence;
-    if (!l->env || session_view(s).env == l->env) {
+    if (!l->env || strcmp(session_view(s).env->name, l->env) == 0) {
       if (l->reply.n_sessions == l->wanted) {
         l->more = true;
         return;
@@ -417,10 +488,13 @@ static bool list_parse(struct listing *l, const Envgate__V1__ListSessionsRequest
     struct str name;
     if (!resource_id(q->environment, "environments", true, "environment", &name, e))
       return false;
-    l->env = config_env(l->home->config, name);
-    if (!l->env)
+    // Environments of inline sources come and go; without sessions they have none to list.
+    if (!config_env(l->home->config, name) && !str_starts(name, STR("inline_")))
       return err_set(e, CODE_NOT_FOUND, REASON_ENVIRONMENT_NOT_FOUND, "no environment \"%.*s\" is configured", (int)(name.n < 64 ? name.n : 64),
                      name.p);
+    l->env = arena_dup(&l->arena, name);
+    if (!l->env)
+      return err_nomem(e);
   }
   l->reply.sessions = arena_alloc(&l->arena, l->wanted * sizeof(Envgate__V1__Session *));
   return l->reply.sessions || err_nomem(e);

@@ -7,6 +7,7 @@
 #ifndef ENVGATE_CONFIG_CONFIG_H
 #define ENVGATE_CONFIG_CONFIG_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -32,9 +33,10 @@ struct pairs {
 
 // One environment of the file's "environments".
 struct env_config {
-  char *name;        // [a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?
-  char *description; // never NULL
-  char *provider;    // "static", "process", "uv", "docker" or "builtin"
+  char *name;         // [a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?; of an inline source "inline_" and its hash
+  atomic_uint *holds; // of an inline source's (config/inline.h): it is freed with the last; NULL: the configuration's own
+  char *description;  // never NULL
+  char *provider;     // "static", "process", "uv", "docker" or "builtin"
 
   int64_t min_workers;         // 0: kept ready whether anybody asks or not
   int64_t max_workers;         // 8
@@ -100,13 +102,19 @@ struct config {
   int64_t max_connections;   // 16384
   int64_t max_streams;       // 128: concurrent streams of an HTTP/2 connection
   double idle_connection_s;  // 300
-  double shutdown_grace_s;   // 25: from SIGTERM until running calls are given up
+  double shutdown_grace_s;   // 25: from SIGTERM until the end
   int64_t max_launches;      // 8: workers that may be starting at a time, of all environments
   char *state_dir;           // where sockets of launched workers lie; NULL: a directory of its own under $XDG_RUNTIME_DIR or /tmp, removed at exit
   char *self;                // the gateway's own program, for builtin workers (/proc/self/exe, resolved)
 
   struct env_config *envs;
   size_t n_envs;
+
+  // What callers may have launched that is no environment of the file (config/inline.h). All empty: nothing.
+  struct strings inline_images, inline_spaces, inline_project_urls, inline_paths;
+  struct strings inline_env_vars;  // the names that callers may set
+  int64_t inline_max_pools;        // 16: sources with workers at a time
+  struct env_config inline_common; // what all of them have in common
 };
 
 // One mistake, with where it is.

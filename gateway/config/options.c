@@ -12,6 +12,8 @@
 #define G_SECONDS(f) .scope = IN_GATEWAY, .type = SET_NUMBER, .offset = TARGET(struct config, f, double), .unit = "seconds"
 #define G_BOOL(f) .scope = IN_GATEWAY, .type = SET_BOOL, .offset = TARGET(struct config, f, bool)
 #define G_ENUM(f, T) .scope = IN_GATEWAY, .type = SET_ENUM, .offset = TARGET(struct config, f, T)
+#define I_STRINGS(f) .scope = IN_INLINE, .type = SET_STRINGS, .offset = TARGET(struct config, f, struct strings), .max = LIST_MAX
+#define I_INT(f) .scope = IN_INLINE, .type = SET_INT, .offset = TARGET(struct config, f, int64_t)
 #define E_STRING(f) .scope = IN_ENVIRONMENT, .type = SET_STRING, .offset = TARGET(struct env_config, f, char *)
 #define E_INT(f) .scope = IN_ENVIRONMENT, .type = SET_INT, .offset = TARGET(struct env_config, f, int64_t)
 #define E_SIZE(f) .scope = IN_ENVIRONMENT, .type = SET_SIZE, .offset = TARGET(struct env_config, f, int64_t), .unit = "bytes"
@@ -29,6 +31,7 @@
 #define YEAR 31536000.0
 // The shortest time limit; a limit of 0 would end everything at once.
 #define MOMENT 0.01
+#define LIST_MAX 1000
 
 #define HOST_PATTERN "([A-Za-z0-9._-]+|\\[[0-9A-Fa-f:.]+\\])"
 // 0 to 65535
@@ -95,7 +98,9 @@ const struct setting settings[] = {
      G_SECONDS(shutdown_grace_s),
      .def = "25",
      .max = YEAR,
-     .help = "The time from SIGTERM until running calls are given up."},
+     .help = "The time from SIGTERM until the gateway has ended. Calls that run get of it what is left when the longest stop_grace_s and a second "
+             "for the last bytes are "
+             "taken off, but at least half; then they are given up."},
     {.key = "max_launches",
      G_INT(max_launches),
      .def = "8",
@@ -109,6 +114,42 @@ const struct setting settings[] = {
      .form = "an absolute path of at most 64 bytes",
      .max = 64,
      .help = "The folder for the sockets of launched workers. Without it: one of its own below $XDG_RUNTIME_DIR or /tmp, removed at exit."},
+
+    // --- inline sources ---
+    {.key = "images",
+     I_STRINGS(inline_images),
+     .pattern = "^([*]|sha256:[0-9a-f]{64}|[A-Za-z0-9][A-Za-z0-9._/:@-]*[*]?)$",
+     .form = "an image's whole name, the beginning of one with '*' behind it, or sha256:DIGEST",
+     .help = "The Docker images that callers may name. \"registry.example.com/envs/*\" allows what begins so, \"sha256:…\" what is pinned to that "
+             "digest."},
+    {.key = "spaces",
+     I_STRINGS(inline_spaces),
+     .pattern = "^([*]|[A-Za-z0-9][A-Za-z0-9._-]*/([*]|[A-Za-z0-9][A-Za-z0-9._-]*[*]?))$",
+     .form = "ORG/NAME, or the beginning of it with '*' behind it",
+     .help = "The Hugging Face Spaces that callers may name, by docker or uv."},
+    {.key = "project_urls",
+     I_STRINGS(inline_project_urls),
+     .pattern = "^([*]|[A-Za-z0-9][^*, ]*[*]?)$",
+     .form = "a project's whole URL, or the beginning of one with '*' behind it",
+     .help = "The URLs of projects that callers may have run by uv, on the gateway's machine, as \"git+https://git.example.com/envs/*\"."},
+    {.key = "paths",
+     I_STRINGS(inline_paths),
+     .pattern = "^/[^*]*[*]?$",
+     .form = "an absolute path, or the beginning of one with '*' behind it",
+     .help = "The folders of projects that callers may have run by uv, on the gateway's machine. Links are resolved before they are compared."},
+    {.key = "env_vars",
+     I_STRINGS(inline_env_vars),
+     .pattern = "^([*]|[A-Za-z_][A-Za-z0-9_]*[*]?)$",
+     .form = "a variable's name, or the beginning of one with '*' behind it",
+     .help = "The environment variables that callers may set in such workers. Mind what uv and Python make of theirs (UV_INDEX_URL, PYTHONPATH)."},
+    {.key = "max_pools",
+     I_INT(inline_max_pools),
+     .def = "16",
+     .min = 1,
+     .max = 1000,
+     .help = "How many different sources may have workers at a time. Callers who name the same source share its workers; a source that nobody has "
+             "used for a minute "
+             "is forgotten."},
 
     // --- every environment ---
     {.key = "description", E_STRING(description), .def = "", .help = "What the environment is for; shown to callers."},

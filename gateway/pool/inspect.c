@@ -204,6 +204,8 @@ void pool_publish(struct pool *p)
       [METRIC_POOL_starting] = s.starting, [METRIC_POOL_ready] = s.ready,     [METRIC_POOL_stopping] = s.stopping,
       [METRIC_POOL_sessions] = s.sessions, [METRIC_POOL_waiting] = s.waiting, [METRIC_POOL_breaker_open] = open,
   };
-  for (int i = 0; i < METRIC_POOL_COUNT; i++)
-    atomic_store_explicit(&p->metrics->value[i], values[i], memory_order_relaxed);
+  for (int i = 0; i < METRIC_POOL_COUNT; i++) { // by what has changed, since pools of inline sources share them
+    atomic_fetch_add_explicit(&p->metrics->value[i], values[i] - p->published[i], memory_order_relaxed);
+    p->published[i] = values[i];
+  }
 }

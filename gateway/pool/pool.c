@@ -193,6 +193,7 @@ void pool_cancel(struct slot_request *q)
   list_remove(&q->link);
   count_waiting(q->pool, -1);
   pool_publish(q->pool);
+  pools_watch_inline(q->pool);
 }
 
 struct standing pool_standing(const struct slot_request *q)
@@ -320,6 +321,7 @@ void pool_pump(struct pool *p)
   warm_pump(p);
   wait_or_refuse(p);
   pool_publish(p);
+  pools_watch_inline(p);
 }
 
 // --- begin and end -------------------------------------------------------------------------------------------------------------------------
@@ -353,6 +355,7 @@ void pool_drain(struct pool *p)
 void pool_free(struct pool *p)
 {
   timer_unset(p->pools->reactor, &p->again);
+  timer_unset(p->pools->reactor, &p->linger);
   LIST_EACH (node, &p->workers) {
     struct worker *w = worker_of(node);
     worker_free(w);

@@ -52,6 +52,9 @@ bool pool_broken(struct reactor *r, size_t env);
 
 // The pool of an environment; NULL: there is none of that name.
 struct pool *pool_find(struct reactor *r, struct str env_name);
+// The same, and one is made for an inline source (config/inline.h), which holds the environment. NULL with `e`: NO_CAPACITY (inline_sources.max_pools), or out of
+// memory. It goes away when it has been without workers and wishes for a while.
+struct pool *pool_for(struct reactor *r, const struct env_config *env, struct err *e);
 struct pool_stats pool_stats(const struct pool *p);
 
 // Asks for a slot. `granted` may be called before it returns. It waits for as long as it takes; the caller has its own deadline and cancels.

@@ -3,6 +3,7 @@
 #include "pool/pools.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,6 +12,7 @@
 #include <unistd.h>
 
 #include "config/config.h"
+#include "config/inline.h"
 #include "runtime/metrics.h"
 
 // --- where sockets lie ---------------------------------------------------------------------------------------------------------------------
@@ -51,6 +53,8 @@ static bool use_dir(struct pools *ps, const char *path, struct err *e)
 // Whether any environment launches commands, which may want sockets.
 static bool launches_here(const struct config *c)
 {
+  if (c->inline_spaces.n || c->inline_project_urls.n || c->inline_paths.n)
+    return true;
   for (size_t i = 0; i < c->n_envs; i++)
     if (strcmp(c->envs[i].provider, "static") != 0 && strcmp(c->envs[i].provider, "docker") != 0)
       return true;
@@ -74,8 +78,10 @@ static bool fill(struct pools *ps, const struct config *c, struct err *e)
   if (!ps->at)
     return err_nomem(e);
   struct metrics *m = ps->reactor->metrics;
-  if (m && !metrics_init_envs(m, (int)c->n_envs))
+  if (m && !metrics_init_envs(m, (int)c->n_envs + 1))
     return err_nomem(e);
+  if (m)
+    m->envs[c->n_envs].name = "inline";
   for (; ps->n < c->n_envs; ps->n++) {
     pool_init(&ps->at[ps->n], ps, &c->envs[ps->n]);
     if (m)
@@ -110,6 +116,14 @@ bool pools_init(struct reactor *r, struct err *e)
 void pools_on_change(struct reactor *r, void (*changed)(struct reactor *r))
 {
   r->pools->changed = changed;
+}
+
+static void free_inline(struct turn_end *t)
+{
+  struct pool *p = CONTAINER_OF(t, struct pool, freeing);
+  const struct env_config *env = p->env;
+  free(p);
+  env_release(env);
 }
 
 static void tell_stopped(struct reactor *r, struct task *t)
@@ -150,7 +164,10 @@ void pools_free(struct reactor *r)
     return;
   r->pools = NULL;
   LIST_EACH (node, &ps->all) {
-    pool_free(pool_of(node));
+    struct pool *p = pool_of(node);
+    pool_free(p);
+    if (env_is_inline(p->env))
+      free_inline(&p->freeing);
   }
   if (ps->own_state_dir)
     rmdir(ps->state_dir);
@@ -167,6 +184,84 @@ struct pool *pool_find(struct reactor *r, struct str env_name)
       return pool_of(node);
   }
   return NULL;
+}
+
+// --- inline sources ------------------------------------------------------------------------------------------------------------------------
+
+// Longer than the breaker keeps callers away, so that it is not forgotten with the pool.
+#define INLINE_LINGER (60 * NSEC_PER_S)
+
+static bool is_used(const struct pool *p)
+{
+  return !list_empty(&p->workers) || p->waiting_count || p->schema_waiters || p->schema_fetch || !list_empty(&p->warm);
+}
+
+static void remove_inline(struct pool *p)
+{
+  struct pools *ps = p->pools;
+  ps->inlines--;
+  pool_free(p);
+  turn_end_add(ps->reactor, &p->freeing);
+}
+
+static void on_linger(struct timer *t)
+{
+  struct pool *p = CONTAINER_OF(t, struct pool, linger);
+  if (!is_used(p))
+    remove_inline(p);
+}
+
+void pools_watch_inline(struct pool *p)
+{
+  struct reactor *r = p->pools->reactor;
+  if (!env_is_inline(p->env))
+    return;
+  if (is_used(p))
+    timer_unset(r, &p->linger);
+  else if (!timer_is_set(&p->linger))
+    timer_set(r, &p->linger, clock_mono() + INLINE_LINGER);
+}
+
+// One that nobody uses makes room for another.
+static bool make_room(struct pools *ps)
+{
+  if (ps->inlines < ps->reactor->config->inline_max_pools)
+    return true;
+  LIST_EACH (node, &ps->all) {
+    struct pool *p = pool_of(node);
+    if (!env_is_inline(p->env) || is_used(p))
+      continue;
+    remove_inline(p);
+    return true;
+  }
+  return false;
+}
+
+struct pool *pool_for(struct reactor *r, const struct env_config *env, struct err *e)
+{
+  struct pools *ps = r->pools;
+  struct pool *p = pool_find(r, str_c(env->name));
+  if (p || !env_is_inline(env))
+    return p;
+  if (!make_room(ps)) {
+    err_set(e, CODE_RESOURCE_EXHAUSTED, REASON_NO_CAPACITY, "%" PRId64 " other inline sources have workers; inline_sources.max_pools allows no more",
+            ps->inlines);
+    e->retry_after_ms = 1000;
+    return NULL;
+  }
+  p = malloc(sizeof *p);
+  if (!p) {
+    err_nomem(e);
+    return NULL;
+  }
+  pool_init(p, ps, env);
+  env_hold(env);
+  ps->inlines++;
+  p->linger.fire = on_linger;
+  p->freeing.run = free_inline;
+  list_init(&p->freeing.link);
+  p->metrics = r->metrics ? &r->metrics->envs[ps->n] : NULL;
+  return p;
 }
 
 // --- why workers ended ---------------------------------------------------------------------------------------------------------------------

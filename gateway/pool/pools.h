@@ -8,6 +8,7 @@
 #include "pool/pool.h"
 #include "pool/worker.h"
 #include "providers/ports.h"
+#include "runtime/metrics.h"
 
 enum { EPITAPHS = 64 };
 
@@ -20,7 +21,8 @@ struct pools {
   struct reactor *reactor;
   struct pool *at; // one for each environment, in the configuration's order
   size_t n;
-  struct list all;        // these, and further ones
+  struct list all;        // these, and those of inline sources
+  int64_t inlines;        // how many those are
   char instance[17];      // random hexadecimal digits
   char *state_dir;        // NULL: nothing here is launched on this machine
   bool own_state_dir;     // remove it at the end
@@ -40,11 +42,14 @@ struct pools {
 struct schema_waiter; // schema.c
 
 struct pool {
-  struct list link; // in pools.all
+  struct list link;        // in pools.all
+  struct timer linger;     // of an inline source, while nobody uses it
+  struct turn_end freeing; // then
+  int64_t published[METRIC_POOL_COUNT];
   struct pools *pools;
   const struct env_config *env;
   const struct provider *provider;
-  struct env_metrics *metrics; // reactor 0's; NULL: none are kept
+  struct env_metrics *metrics; // reactor 0's, one for all inline sources; NULL: none are kept
   struct list workers;         // of every state
   struct list waiting;         // struct slot_request, in the order of coming
   int waiting_count;
@@ -123,6 +128,9 @@ void pool_publish(struct pool *p);
 void pools_bury(struct pools *ps, const struct worker *w, const struct err *e);
 // One worker less; tells pools_stop's caller when it was the last.
 void pools_check_drained(struct pools *ps);
+
+// Of an inline source: has it go away in a while if nobody uses it.
+void pools_watch_inline(struct pool *p);
 
 // --- schema.c
 

@@ -66,7 +66,8 @@ struct reactor {
   struct log *log;         // shared by all; it takes care of itself
   struct metrics *metrics; // this reactor's own
   const struct config *config;
-  bool draining; // the gateway shuts down: no new sessions
+  bool draining;  // the gateway shuts down: no new sessions
+  nsec drain_end; // with draining: when calls that still run are given up, and sessions with them
 
   struct buf_pool bufs; // for replies
 

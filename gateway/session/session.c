@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "base/id.h"
+#include "config/inline.h"
 #include "runtime/log.h"
 #include "session/session_private.h"
 
@@ -114,6 +115,7 @@ static void free_session(struct turn_end *t)
   free(s->request_id);
   shared_unref(s->episode);
   free(s->err);
+  env_release(s->env);
   free(s);
 }
 
@@ -183,7 +185,7 @@ static void end_session(struct session *s, const struct err *e)
 void session_close(struct session *s)
 {
   struct err e;
-  err_set(&e, CODE_ABORTED, REASON_SESSION_CLOSED, "the session was closed");
+  err_set(&e, CODE_ABORTED, REASON_SESSION_CLOSED, "the session was closed%s", s->reactor->draining ? ": the gateway is shutting down" : "");
   metric_add(s->reactor->metrics, METRIC_sessions_closed_total, 1);
   log_session(s, "session.closed", LOG_INFO, NULL);
   end_session(s, &e);
@@ -414,6 +416,7 @@ static struct session *session_new(struct reactor *r, const struct session_spec 
     free(s);
     return NULL;
   }
+  env_hold(s->env);
   struct session_table *t = r->sessions;
   s->sequence = ++t->last_sequence;
   list_append(&t->all, &s->link);
@@ -427,7 +430,7 @@ static struct session *session_new(struct reactor *r, const struct session_spec 
 // A creation that was asked for before.
 static void join_creation(struct session *s, const struct session_spec *spec, struct session_waiter *w)
 {
-  if (s->env != spec->env) {
+  if (strcmp(s->env->name, spec->env->name) != 0) {
     struct err e;
     err_set(&e, CODE_FAILED_PRECONDITION, REASON_REQUEST_ID_REUSED,
             "request_id was used before for a session of environment %s; choose a new one for each session", s->env->name);
@@ -460,7 +463,9 @@ void session_create(struct reactor *r, const struct session_spec *spec, struct s
   }
   struct err e;
   if (r->draining) {
-    err_set(&e, CODE_UNAVAILABLE, REASON_DRAINING, "the gateway is shutting down and takes no new sessions");
+    double left = r->drain_end > r->now ? (double)(r->drain_end - r->now) / 1e9 : 0;
+    err_set(&e, CODE_UNAVAILABLE, REASON_DRAINING,
+            "the gateway is shutting down and takes no new sessions; those that there are end within %.0f s, when no call runs any more", left);
     w->ready(w, NULL, &e);
     return;
   }
@@ -537,9 +542,16 @@ void session_unask_standing(struct standing_waiter *w)
 
 // --- views ---------------------------------------------------------------------------------------------------------------------------------
 
+// NSEC_NEVER: not as long as its work runs.
+static nsec expires(const struct session *s)
+{
+  nsec due = s->running ? NSEC_NEVER : s->lease_due < s->idle_due ? s->lease_due : s->idle_due;
+  return s->reactor->draining && s->reactor->drain_end < due ? s->reactor->drain_end : due;
+}
+
 struct session_view session_view(const struct session *s)
 {
-  nsec due = s->lease_due < s->idle_due ? s->lease_due : s->idle_due;
+  nsec due = expires(s);
   nsec now = clock_mono();
   return (struct session_view){
       .id = s->id,
@@ -547,7 +559,7 @@ struct session_view session_view(const struct session *s)
       .env = s->env,
       .state = s->state,
       .created_wall = s->created_wall,
-      .expires_wall = s->running || due == NSEC_NEVER ? NSEC_NEVER : clock_wall() + (due > now ? due - now : 0),
+      .expires_wall = due == NSEC_NEVER ? NSEC_NEVER : clock_wall() + (due > now ? due - now : 0),
       .episode_id = session_episode(s),
       .step_index = s->step_index,
       .worker_id = s->worker_id,

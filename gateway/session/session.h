@@ -55,7 +55,7 @@ struct waiter {
 };
 
 struct session_spec {
-  const struct env_config *env;
+  const struct env_config *env; // the session holds it
   double lease_s, idle_timeout_s;
   int payload_format;    // the API's, kept for it
   struct str request_id; // "": none

@@ -3,6 +3,8 @@
 
 #include <stdlib.h>
 
+#include "config/inline.h"
+
 // How long a death may take to be known, and how often to look.
 #define NEWS_TIME (150 * NSEC_PER_MS)
 #define NEWS_STEP (5 * NSEC_PER_MS)
@@ -42,6 +44,7 @@ static void free_if_done(struct slot_ticket *t)
   if (!t->done || t->errands)
     return;
   --*t->count;
+  env_release(t->env);
   free(t->err);
   free(t);
 }
@@ -125,7 +128,12 @@ static void on_granted(struct slot_request *q, const struct slot *slot, const st
 static void ask_at_control(struct reactor *r, struct task *task)
 {
   struct slot_ticket *t = CONTAINER_OF(task, struct slot_ticket, to_control);
-  pool_acquire(pool_find(r, str_c(t->env->name)), &t->q);
+  struct err e;
+  struct pool *p = pool_for(r, t->env, &e);
+  if (p)
+    pool_acquire(p, &t->q);
+  else
+    on_granted(&t->q, NULL, &e);
 }
 
 struct slot_ticket *slot_ask(struct reactor *r, const struct env_config *env, nsec since, int *count,
@@ -139,6 +147,7 @@ struct slot_ticket *slot_ask(struct reactor *r, const struct env_config *env, ns
   t->q.asked = since;
   t->home = r;
   t->env = env;
+  env_hold(env);
   t->granted = granted;
   t->ctx = ctx;
   t->count = count;
