@@ -124,6 +124,7 @@ static void drain_reactor(struct reactor *r, struct task *t)
   grpc_front_drain(r);
   http_front_drain(r);
   r->drain_end = nsec_add(r->now, patience(r->config));
+  r->kill_at = nsec_add(r->now, nsec_from_s(r->config->shutdown_grace_s));
   rt->drain_poll.fire = drain_poll;
   calls_anywhere(rt);
   timer_set(r, &rt->drain_poll, r->now + DRAIN_POLL_MS * NSEC_PER_MS); // by then every reactor has counted

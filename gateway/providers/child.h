@@ -36,7 +36,7 @@ void child_explain(const struct child *c, struct err *e);
 // not wait.
 bool child_was_killed(const struct child *c);
 
-// Stops it if it runs, SIGTERM and after the grace SIGKILL, and frees it. `stopped` is called afterwards, once nothing of it is left.
+// Stops it if it runs, SIGTERM and after the grace (or at the reactor's kill_at) SIGKILL, and frees it. `stopped` is called afterwards, once nothing of it is left.
 void child_stop(struct child *c, void (*stopped)(void *ctx), void *ctx);
 
 #endif
