@@ -98,7 +98,8 @@ const struct setting settings[] = {
      G_SECONDS(shutdown_grace_s),
      .def = "25",
      .max = YEAR,
-     .help = "The time from SIGTERM until the gateway ends. Running calls are given up before that by the longest stop_grace_s and a second, or at half of it where that is "
+     .help = "The time from SIGTERM until the gateway ends. Running calls are given up before that by the longest stop_grace_s and a second, or at "
+             "half of it where that is "
              "less; what workers still run at its end is killed."},
     {.key = "max_launches",
      G_INT(max_launches),
