@@ -73,6 +73,14 @@ static bool allowed(const struct config *c, const struct inline_source *s, const
                  kinds[s->kind].field, kinds[s->kind].option);
 }
 
+static bool names(const struct pairs *map, const char *name)
+{
+  for (size_t i = 0; i < map->n; i++)
+    if (strcmp(map->at[i].name, name) == 0)
+      return true;
+  return false;
+}
+
 static bool vars_allowed(const struct config *c, const struct inline_source *s, struct err *e)
 {
   if (s->env_vars.n > ENV_VARS_MAX)
@@ -84,9 +92,8 @@ static bool vars_allowed(const struct config *c, const struct inline_source *s, 
                      "source.env_vars: the configuration's inline_sources.env_vars does not allow %.64s", v->name);
     if (strlen(v->value) > ENV_VALUE_MAX)
       return err_field(e, REASON_INVALID_REQUEST, "source.env_vars", "source.env_vars: the value of %.64s is over %d bytes", v->name, ENV_VALUE_MAX);
-    for (size_t k = 0; k < c->inline_common.env_vars.n; k++)
-      if (strcmp(c->inline_common.env_vars.at[k].name, v->name) == 0)
-        return err_set(e, CODE_PERMISSION_DENIED, REASON_SOURCE_NOT_ALLOWED, "source.env_vars: %.64s is set by the configuration", v->name);
+    if (names(&c->inline_common.env_vars, v->name) || names(&c->inline_common.uv_extra_env, v->name))
+      return err_set(e, CODE_PERMISSION_DENIED, REASON_SOURCE_NOT_ALLOWED, "source.env_vars: %.64s is set by the configuration", v->name);
   }
   return true;
 }
@@ -186,7 +193,7 @@ static bool set_vars(struct env_config *env, const struct inline_source *s, stru
   const struct setting *row = setting_find(IN_ENVIRONMENT, NULL, STR("env_vars"));
   struct err why;
   for (size_t i = 0; row && i < s->env_vars.n; i++)
-    if (!setting_append_pair(row, str_c(s->env_vars.at[i].name), str_c(s->env_vars.at[i].value), env, &why))
+    if (!setting_append_pair(row, str_c(s->env_vars.at[i].name), str_c(s->env_vars.at[i].value), VALUE_PLAIN, env, &why))
       return why.code == CODE_INVALID_ARGUMENT ? err_field(e, REASON_INVALID_REQUEST, "source.env_vars", "source.env_vars %s", why.msg)
                                                : err_nomem(e);
   return true;

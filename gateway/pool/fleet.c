@@ -221,8 +221,7 @@ static void launch(struct pool *p)
       .env = p->env,
       .worker_id = id,
       .instance = ps->instance,
-      .state_dir = ps->state_dir,
-      .ports = &ps->ports,
+      .state_dir = ps->state_dir.path,
       .ordinal = free_ordinal(p),
   };
   struct err e;

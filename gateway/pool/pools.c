@@ -8,47 +8,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "config/config.h"
 #include "config/inline.h"
 #include "runtime/metrics.h"
-
-// --- where sockets lie ---------------------------------------------------------------------------------------------------------------------
-
-static bool refuse_dir(const char *path, const char *why, struct err *e)
-{
-  return err_set(e, CODE_FAILED_PRECONDITION, REASON_INTERNAL, "the state directory %s: %s; set state_dir to one that can be written", path, why);
-}
-
-static bool make_own_dir(struct pools *ps, struct err *e)
-{
-  const char *base = getenv("XDG_RUNTIME_DIR");
-  if (!base || base[0] != '/' || access(base, W_OK | X_OK))
-    base = "/tmp";
-  if (asprintf(&ps->state_dir, "%s/envgate-XXXXXX", base) < 0) {
-    ps->state_dir = NULL;
-    return err_nomem(e);
-  }
-  ps->own_state_dir = mkdtemp(ps->state_dir) != NULL;
-  return ps->own_state_dir || refuse_dir(base, strerror(errno), e);
-}
-
-static bool use_dir(struct pools *ps, const char *path, struct err *e)
-{
-  struct stat st;
-  if (mkdir(path, 0700) && errno != EEXIST)
-    return refuse_dir(path, strerror(errno), e);
-  if (stat(path, &st))
-    return refuse_dir(path, strerror(errno), e);
-  if (!S_ISDIR(st.st_mode))
-    return refuse_dir(path, "it is no directory", e);
-  if (access(path, W_OK | X_OK))
-    return refuse_dir(path, strerror(errno), e);
-  ps->state_dir = realpath(path, NULL); // a worker may run in another folder
-  return ps->state_dir || err_nomem(e);
-}
 
 // Whether any environment launches commands, which may want sockets.
 static bool launches_here(const struct config *c)
@@ -90,9 +53,7 @@ static bool fill(struct pools *ps, const struct config *c, struct err *e)
   }
   if (!name_instance(ps, e))
     return false;
-  if (!launches_here(c))
-    return true;
-  return c->state_dir ? use_dir(ps, c->state_dir, e) : make_own_dir(ps, e);
+  return !launches_here(c) || state_dir_open(&ps->state_dir, c->state_dir, e);
 }
 
 bool pools_init(struct reactor *r, struct err *e)
@@ -169,9 +130,7 @@ void pools_free(struct reactor *r)
     if (env_is_inline(p->env))
       free_inline(&p->freeing);
   }
-  if (ps->own_state_dir)
-    rmdir(ps->state_dir);
-  free(ps->state_dir);
+  state_dir_close(&ps->state_dir);
   free(ps->at);
   free(ps);
 }

@@ -6,8 +6,8 @@
 #include <stdatomic.h>
 
 #include "pool/pool.h"
+#include "pool/state_dir.h"
 #include "pool/worker.h"
-#include "providers/ports.h"
 #include "runtime/metrics.h"
 
 enum { EPITAPHS = 64 };
@@ -21,13 +21,11 @@ struct pools {
   struct reactor *reactor;
   struct pool *at; // one for each environment, in the configuration's order
   size_t n;
-  struct list all;        // these, and those of inline sources
-  int64_t inlines;        // how many those are
-  char instance[17];      // random hexadecimal digits
-  char *state_dir;        // NULL: nothing here is launched on this machine
-  bool own_state_dir;     // remove it at the end
-  uint64_t workers_named; // for the next worker's id
-  struct ports ports;
+  struct list all;                   // these, and those of inline sources
+  int64_t inlines;                   // how many those are
+  char instance[17];                 // random hexadecimal digits
+  struct state_dir state_dir;        // none: nothing here is launched on this machine
+  uint64_t workers_named;            // for the next worker's id
   struct epitaph epitaphs[EPITAPHS]; // a ring
   unsigned epitaph_next;
   int launching;      // workers that count as launches under way, of every pool

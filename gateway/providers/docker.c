@@ -439,7 +439,7 @@ static void create(struct docker_launch *l)
   l->step = STEP_CREATE;
   char name[DOCKER_REF_MAX];
   container_name(l, name);
-  char *body = docker_create_body(l->spec.env, l->worker_id, l->spec.instance);
+  char *body = docker_create_body(l->spec.env, l->spec.env_vars, l->worker_id, l->spec.instance);
   struct http_options o = {.method = "POST", .body = str_c(body), .content_type = "application/json", .timeout = CREATE_TIMEOUT, .done = on_created};
   bool ok = body && send_request(l, &l->request, o, "%s/containers/create?name=%s", l->api, name);
   free(body);

@@ -91,13 +91,13 @@ static bool add_command(cJSON *body, const struct env_config *env)
   return ok;
 }
 
-static bool add_env(cJSON *body, const struct env_config *env)
+static bool add_env(cJSON *body, const struct pairs *env_vars)
 {
   cJSON *array = cJSON_AddArrayToObject(body, "Env");
   bool ok = array != NULL;
-  for (size_t i = 0; ok && i < env->env_vars.n; i++) {
+  for (size_t i = 0; ok && i < env_vars->n; i++) {
     struct buf line = {0};
-    ok = buf_printf(&line, "%s=%s", env->env_vars.at[i].name, env->env_vars.at[i].value) && buf_char(&line, '\0') && add_item(array, line.p);
+    ok = buf_printf(&line, "%s=%s", env_vars->at[i].name, env_vars->at[i].value) && buf_char(&line, '\0') && add_item(array, line.p);
     buf_free(&line);
   }
   return ok;
@@ -152,10 +152,10 @@ static bool add_host_config(cJSON *body, const struct env_config *env)
          add_item(cJSON_AddArrayToObject(host, "SecurityOpt"), "no-new-privileges") && add_item(cJSON_AddArrayToObject(host, "CapDrop"), "ALL");
 }
 
-char *docker_create_body(const struct env_config *env, const char *worker_id, const char *instance)
+char *docker_create_body(const struct env_config *env, const struct pairs *env_vars, const char *worker_id, const char *instance)
 {
   cJSON *body = cJSON_CreateObject();
-  bool ok = cJSON_AddStringToObject(body, "Image", env->image) && add_command(body, env) && add_env(body, env) &&
+  bool ok = cJSON_AddStringToObject(body, "Image", env->image) && add_command(body, env) && add_env(body, env_vars) &&
             add_labels(body, env, worker_id, instance) && add_exposed_port(body, env) && add_host_config(body, env);
   char *text = ok ? cJSON_PrintUnformatted(body) : NULL;
   cJSON_Delete(body);

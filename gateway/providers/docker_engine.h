@@ -23,7 +23,7 @@ const char *docker_socket_path(const char *docker_host);
 bool docker_api_version(struct str body, char prefix[DOCKER_VERSION_MAX]);
 
 // The body of POST /containers/create; to be freed. NULL: out of memory.
-char *docker_create_body(const struct env_config *env, const char *worker_id, const char *instance);
+char *docker_create_body(const struct env_config *env, const struct pairs *env_vars, const char *worker_id, const char *instance);
 
 // The path that pulls an image: its tag, or "latest" where it names none (an Engine that is told no tag pulls them all). False when out of memory.
 bool docker_pull_path(const char *prefix, const char *image, struct buf *path);

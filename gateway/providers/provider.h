@@ -10,8 +10,6 @@
 #include "runtime/reactor.h"
 #include "upstream/http_client.h"
 
-struct ports;
-
 // A provider's own state for one worker; the first member of its struct.
 struct launch {
   const struct provider *provider;
@@ -20,11 +18,11 @@ struct launch {
 struct launch_spec {
   struct reactor *reactor;
   const struct env_config *env;
-  const char *worker_id; // unique in this gateway's life and short, fit for names and labels
-  const char *instance;  // the gateway's own id, for labels
-  const char *state_dir; // for unix sockets
-  struct ports *ports;   // TCP ports given to workers on this machine (providers/ports.h)
-  int ordinal;           // static: which of the environment's urls
+  const struct pairs *env_vars; // env's, with their references read; those that were one (source) are taken as they are, without placeholders
+  const char *worker_id;        // unique in this gateway's life and short, fit for names and labels
+  const char *instance;         // the gateway's own id, for labels
+  const char *state_dir;        // for unix sockets
+  int ordinal;                  // static: which of the environment's urls
 };
 
 // What a launch is at, for those who wait for it. Counts are 0 where they are not known (yet); they never go back.

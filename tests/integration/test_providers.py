@@ -319,6 +319,7 @@ def test_a_port_that_somebody_took_is_replaced_once(gateway, tmp_path):
         f" cd {ENVS}/echo_env; exec {VENVS['openenv-0.2.0']}/bin/uvicorn server.app:app --port $0"
     )
     with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # who asks for just this port, and not for any free one, may have it
 
         def hold():
             while not asked.exists():

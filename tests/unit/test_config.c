@@ -132,6 +132,30 @@ static void test_provider_left_out(void **state)
   config_free(c);
 }
 
+static void test_references(void **state)
+{
+  (void)state;
+  struct config *c = parse_ok("{\"environments\": {\"u\": {\"env_vars\": {\"A\": \"a\", \"B\": {\"env\": \"X_1\"}, \"C\": \"{}\"},"
+                              "\"headers\": {\"Authorization\": {\"file\": \"/run/token\"}}, \"pass_env\": [\"UV_*\", \"TZ\"],"
+                              "\"uv\": {\"project\": \".\", \"port\": 8001, \"extra_env\": {\"D\": \"d\", \"A\": {\"file\": \"/a\"}}}}}}");
+  const struct env_config *u = config_env(c, STR("u"));
+  assert_int_equal(u->max_workers, 1);
+  assert_int_equal(u->headers.at[0].source, VALUE_FILE);
+  assert_string_equal(u->headers.at[0].value, "/run/token");
+  assert_int_equal(u->uv_extra_env.n, 0);
+  assert_int_equal(u->env_vars.n, 4);
+  static const struct {
+    const char *name, *value;
+    enum value_source source;
+  } vars[] = {{"A", "/a", VALUE_FILE}, {"B", "X_1", VALUE_ENV}, {"C", "{}", VALUE_PLAIN}, {"D", "d", VALUE_PLAIN}};
+  for (size_t i = 0; i < 4; i++) {
+    assert_string_equal(u->env_vars.at[i].name, vars[i].name);
+    assert_string_equal(u->env_vars.at[i].value, vars[i].value);
+    assert_int_equal(u->env_vars.at[i].source, vars[i].source);
+  }
+  config_free(c);
+}
+
 static void test_wrong_values(void **state)
 {
   (void)state;
@@ -209,6 +233,17 @@ static void test_wrong_environments(void **state)
       {"{" BUILTIN ", \"headers\": {\"HOST\": \"b\"}}", "environments.x.headers", "sets itself"},
       {"{" BUILTIN ", \"env_vars\": {\"A=B\": \"b\"}}", "environments.x.env_vars.A=B", "wrong name"},
       {"{" BUILTIN ", \"env_vars\": {\"A\": 1}}", "environments.x.env_vars.A", "string"},
+      {"{" BUILTIN ", \"env_vars\": {\"A\": {}}}", "environments.x.env_vars.A", "{\"file\": PATH}"},
+      {"{" BUILTIN ", \"env_vars\": {\"A\": {\"file\": \"a\"}}}", "environments.x.env_vars.A", "absolute path"},
+      {"{" BUILTIN ", \"env_vars\": {\"A\": {\"file\": \"/a\", \"env\": \"A\"}}}", "environments.x.env_vars.A", "{\"env\": NAME}"},
+      {"{" BUILTIN ", \"env_vars\": {\"A\": {\"file\": \"/a\", \"file\": \"/a\"}}}", "environments.x.env_vars.A", "{\"env\": NAME}"},
+      {"{" BUILTIN ", \"env_vars\": {\"A\": {\"env\": 1}}}", "environments.x.env_vars.A", "{\"env\": NAME}"},
+      {"{" BUILTIN ", \"env_vars\": {\"A\": {\"vault\": \"a\"}}}", "environments.x.env_vars.A", "{\"env\": NAME}"},
+      {"{" BUILTIN ", \"headers\": {\"A\": {\"env\": \"a-b\"}}}", "environments.x.headers.A", "environment variable"},
+      {"{\"docker\": {\"image\": \"a\", \"labels\": {\"a\": {\"env\": \"A\"}}}}", "environments.x.docker.labels.a", "must be a string"},
+      {"{" BUILTIN ", \"pass_env\": [\"A=b\"]}", "environments.x.pass_env.0", "variable's name"},
+      {"{\"docker\": {\"image\": \"a\"}, \"pass_env\": [\"A\"]}", "environments.x.pass_env", "env_vars"},
+      {"{\"static\": {\"urls\": [\"http://a\"]}, \"pass_env\": [\"A\"]}", "environments.x.pass_env", "static"},
       {"{\"static\": {\"urls\": []}}", "environments.x.static.urls", "at least 1"},
       {"{\"static\": {\"urls\": [\"ws://a\"]}}", "environments.x.static.urls.0", "http(s)://"},
       {"{\"static\": {\"urls\": [\"http://user@a\"]}}", "environments.x.static.urls.0", "http(s)://"},
@@ -223,6 +258,10 @@ static void test_wrong_environments(void **state)
       {"{\"uv\": {\"project\": \".\", \"space\": \"a/b\"}}", "environments.x.uv", "exactly one"},
       {"{\"uv\": {\"space\": \"a\"}}", "environments.x.uv.space", "ORG/NAME"},
       {"{\"uv\": {\"project\": \"\"}}", "environments.x.uv.project", "not empty"},
+      {"{\"uv\": {\"project\": \".\", \"port\": 8000}, \"max_workers\": 2}", "environments.x.uv.port", "max_workers"},
+      {"{\"uv\": {\"project\": \".\", \"reload\": true, \"workers\": 2}}", "environments.x.uv.reload", "several workers"},
+      {"{\"uv\": {\"space\": \"a/b\", \"workers\": 2}}", "environments.x.uv", "an app"},
+      {"{\"uv\": {\"project\": \".\", \"host\": \"::\"}}", "environments.x.uv.host", "in []"},
       {"{\"docker\": {\"image\": \"-x\"}}", "environments.x.docker.image", "image"},
       {"{\"docker\": {\"image\": \"x\", \"host\": \"tcp://a\"}}", "environments.x.docker.host", "unix:///"},
   };
@@ -368,17 +407,10 @@ static void test_table(void **state)
 int main(void)
 {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_defaults),
-      cmocka_unit_test(test_values),
-      cmocka_unit_test(test_provider_left_out),
-      cmocka_unit_test(test_wrong_values),
-      cmocka_unit_test(test_wrong_environments),
-      cmocka_unit_test(test_names),
-      cmocka_unit_test(test_all_mistakes),
-      cmocka_unit_test(test_broken_json),
-      cmocka_unit_test(test_bounds),
-      cmocka_unit_test(test_load),
-      cmocka_unit_test(test_table),
+      cmocka_unit_test(test_defaults),   cmocka_unit_test(test_values),       cmocka_unit_test(test_provider_left_out),
+      cmocka_unit_test(test_references), cmocka_unit_test(test_wrong_values), cmocka_unit_test(test_wrong_environments),
+      cmocka_unit_test(test_names),      cmocka_unit_test(test_all_mistakes), cmocka_unit_test(test_broken_json),
+      cmocka_unit_test(test_bounds),     cmocka_unit_test(test_load),         cmocka_unit_test(test_table),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -19,7 +19,7 @@ static struct env_config defaults(void)
 
 static void assert_body(const struct env_config *env, const char *expected)
 {
-  char *body = docker_create_body(env, "w7", "0123");
+  char *body = docker_create_body(env, &env->env_vars, "w7", "0123");
   assert_string_equal(body, expected);
   free(body);
 }
@@ -39,7 +39,7 @@ static void test_body_with_every_key(void **state)
 {
   (void)state;
   char team[] = "team", rl[] = "r\"l", a[] = "A", value[] = "b=c \\ \n", python[] = "python3", dash[] = "-c", network[] = "lab";
-  struct pair labels[] = {{team, rl}}, vars[] = {{a, value}};
+  struct pair labels[] = {{team, rl, VALUE_PLAIN}}, vars[] = {{a, value, VALUE_PLAIN}};
   char *command[] = {python, dash, NULL};
   struct env_config env = defaults();
   env.labels = (struct pairs){labels, 1};
