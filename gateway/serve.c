@@ -33,9 +33,10 @@ struct reactor_thread {
   pthread_t thread;
   bool running;
   struct task drain, hurry, drained, stop; // messages of the shutdown
+  struct task health;                      // an environment's launches have begun or ceased to fail
+  atomic_bool health_posted;
   struct timer drain_poll;
   bool counted_busy; // in gateway.busy
-  nsec patience;     // when running calls are given up
   nsec last_bytes;   // when connections that have not taken their last bytes are given up; 0: calls still run
 };
 
@@ -91,7 +92,7 @@ static void drain_poll(struct timer *t)
 {
   struct reactor_thread *rt = CONTAINER_OF(t, struct reactor_thread, drain_poll);
   struct reactor *r = &rt->reactor;
-  if (!calls_anywhere(rt) || r->now >= rt->patience)
+  if (!calls_anywhere(rt) || r->now >= r->drain_end)
     sessions_close_all(r); // ends what still runs with SESSION_CLOSED
   bool quiet = rpc_calls(r) == 0 && sessions_gone(r);
   if (quiet && !rt->last_bytes)
@@ -104,6 +105,16 @@ static void drain_poll(struct timer *t)
   timer_set(r, t, r->now + DRAIN_POLL_MS * NSEC_PER_MS);
 }
 
+// How long calls may run on: workers are to be stopped within the grace, too. One that takes longer than half of it is not waited for at the calls' cost.
+static nsec patience(const struct config *c)
+{
+  double longest = c->inline_common.stop_grace_s, grace = c->shutdown_grace_s;
+  for (size_t i = 0; i < c->n_envs; i++)
+    longest = c->envs[i].stop_grace_s > longest ? c->envs[i].stop_grace_s : longest;
+  longest += (double)LAST_BYTES_MS / 1e3;
+  return nsec_from_s(grace - (longest < grace / 2 ? longest : grace / 2));
+}
+
 static void drain_reactor(struct reactor *r, struct task *t)
 {
   struct reactor_thread *rt = CONTAINER_OF(t, struct reactor_thread, drain);
@@ -112,7 +123,8 @@ static void drain_reactor(struct reactor *r, struct task *t)
   health_set_serving(r, false);
   grpc_front_drain(r);
   http_front_drain(r);
-  rt->patience = nsec_add(r->now, nsec_from_s(r->config->shutdown_grace_s));
+  r->drain_end = nsec_add(r->now, patience(r->config));
+  r->kill_at = nsec_add(r->now, nsec_from_s(r->config->shutdown_grace_s));
   rt->drain_poll.fire = drain_poll;
   calls_anywhere(rt);
   timer_set(r, &rt->drain_poll, r->now + DRAIN_POLL_MS * NSEC_PER_MS); // by then every reactor has counted
@@ -120,7 +132,8 @@ static void drain_reactor(struct reactor *r, struct task *t)
 
 static void hurry_reactor(struct reactor *r, struct task *t)
 {
-  CONTAINER_OF(t, struct reactor_thread, hurry)->patience = r->now;
+  (void)t;
+  r->drain_end = r->now;
 }
 
 static void on_signal(uv_signal_t *handle, int signum)
@@ -141,9 +154,18 @@ static void on_signal(uv_signal_t *handle, int signum)
 
 // --- start ---------------------------------------------------------------------------------------------------------------------------------
 
-static bool ready(struct reactor *r)
+// What /readyz says: not ready when it drains, or when no environment is fit to make sessions. Those that are not are named either way.
+static bool ready(struct reactor *r, struct buf *why)
 {
-  return !r->draining;
+  size_t broken = 0;
+  for (size_t i = 0; i < r->config->n_envs; i++)
+    broken += pool_broken(r, i);
+  bool fit = !r->draining && broken < r->config->n_envs;
+  buf_printf(why, "%s\n", fit ? "ready" : r->draining ? "shutting down" : "no environment can launch workers");
+  for (size_t i = 0; broken && i < r->config->n_envs; i++)
+    if (pool_broken(r, i))
+      buf_printf(why, "launches fail: %s\n", r->config->envs[i].name);
+  return fit;
 }
 
 // All services' handlers in one list.
@@ -158,11 +180,28 @@ static struct rpc_handler *join_handlers(void)
   return all;
 }
 
+static void look_at_health(struct reactor *r, struct task *t)
+{
+  atomic_store(&CONTAINER_OF(t, struct reactor_thread, health)->health_posted, false);
+  health_changed(r);
+}
+
+// On reactor 0.
+static void on_pools_changed(struct reactor *control)
+{
+  for (int i = 0; i < control->count; i++) {
+    struct reactor_thread *rt = CONTAINER_OF(control->all[i], struct reactor_thread, reactor);
+    if (!atomic_exchange(&rt->health_posted, true))
+      reactor_post(&rt->reactor, &rt->health);
+  }
+}
+
 static bool start_reactor(struct gateway *g, int index, struct err *e)
 {
   struct reactor_thread *rt = &g->threads[index];
   struct reactor *r = &rt->reactor;
   rt->gateway = g;
+  rt->health.run = look_at_health;
   if (!reactor_init(r, index, g->reactors, g->count, e))
     return false;
   g->reactors[index] = r;
@@ -295,6 +334,7 @@ static bool start(struct gateway *g, struct err *e)
   for (int i = 0; i < g->count; i++)
     if (!start_reactor(g, i, e))
       return false;
+  pools_on_change(g->reactors[0], on_pools_changed);
   return start_threads(g, e);
 }
 

@@ -3,7 +3,9 @@
 
 #include <stdlib.h>
 
+#include "config/config.h"
 #include "grpc/health/v1/health.pb-c.h"
+#include "pool/pool.h"
 
 typedef Grpc__Health__V1__HealthCheckRequest request;
 typedef Grpc__Health__V1__HealthCheckResponse response;
@@ -22,12 +24,8 @@ struct health {
 struct watcher {
   struct list link;
   struct call *call;
+  status told;
 };
-
-static status now(const struct call *c)
-{
-  return c->owner->health->serving ? STATUS(SERVING) : STATUS(NOT_SERVING);
-}
 
 static const char *service_of(const struct call *c)
 {
@@ -44,16 +42,46 @@ static bool known(const char *service)
   return false;
 }
 
+static const char ENVIRONMENTS[] = "environments/";
+
+// The place of an environment named as a service in the configuration; -1: it names none.
+static int environment_of(const struct config *c, const char *service)
+{
+  if (strncmp(service, ENVIRONMENTS, sizeof ENVIRONMENTS - 1) != 0)
+    return -1;
+  for (size_t i = 0; i < c->n_envs; i++)
+    if (strcmp(c->envs[i].name, service + sizeof ENVIRONMENTS - 1) == 0)
+      return (int)i;
+  return -1;
+}
+
+static status environment_status(struct reactor *r, int env)
+{
+  return r->health->serving && !pool_broken(r, (size_t)env) ? STATUS(SERVING) : STATUS(NOT_SERVING);
+}
+
+// SERVICE_UNKNOWN: there is no service or environment of that name.
+static status status_of(struct reactor *r, const char *service)
+{
+  int env = environment_of(r->config, service);
+  if (env >= 0)
+    return environment_status(r, env);
+  if (!known(service))
+    return STATUS(SERVICE_UNKNOWN);
+  return r->health->serving ? STATUS(SERVING) : STATUS(NOT_SERVING);
+}
+
 static void check(struct call *c)
 {
-  if (!known(service_of(c))) {
+  response reply = GRPC__HEALTH__V1__HEALTH_CHECK_RESPONSE__INIT;
+  reply.status = status_of(c->owner, service_of(c));
+  if (reply.status == STATUS(SERVICE_UNKNOWN)) {
     struct err e;
-    err_set(&e, CODE_NOT_FOUND, REASON_METHOD_NOT_FOUND, "there is no service of that name here; grpc.health.v1.Health/List has them all");
+    err_set(&e, CODE_NOT_FOUND, REASON_METHOD_NOT_FOUND,
+            "there is no service or environments/NAME of that name here; grpc.health.v1.Health/List has them all");
     rpc_finish(c, NULL, &e);
     return;
   }
-  response reply = GRPC__HEALTH__V1__HEALTH_CHECK_RESPONSE__INIT;
-  reply.status = now(c);
   rpc_finish(c, &reply.base, NULL);
 }
 
@@ -65,28 +93,42 @@ static bool first_of_service(int i)
   return i == 0 || strcmp(rpc_methods[i].service, rpc_methods[i - 1].service) != 0;
 }
 
-static bool add_entry(list_response *reply, const char *service, response *value, struct arena *a)
+static bool add_entry(list_response *reply, const char *service, status value, struct arena *a)
 {
   list_entry *entry = arena_alloc(a, sizeof *entry);
-  if (!entry)
+  response *r = arena_alloc(a, sizeof *r);
+  if (!entry || !r)
     return false;
   grpc__health__v1__health_list_response__statuses_entry__init(entry);
+  grpc__health__v1__health_check_response__init(r);
+  r->status = value;
   entry->key = arena_dup(a, str_c(service));
-  entry->value = value;
+  entry->value = r;
   reply->statuses[reply->n_statuses++] = entry;
   return entry->key != NULL;
 }
 
+static bool add_environments(struct call *c, list_response *reply)
+{
+  const struct config *config = c->owner->config;
+  bool ok = true;
+  for (size_t i = 0; ok && i < config->n_envs; i++) {
+    const char *name = arena_printf(&c->arena, "%s%s", ENVIRONMENTS, config->envs[i].name);
+    ok = name && add_entry(reply, name, environment_status(c->owner, (int)i), &c->arena);
+  }
+  return ok;
+}
+
 static void list(struct call *c)
 {
-  response value = GRPC__HEALTH__V1__HEALTH_CHECK_RESPONSE__INIT;
-  value.status = now(c);
   list_response reply = GRPC__HEALTH__V1__HEALTH_LIST_RESPONSE__INIT;
-  reply.statuses = arena_alloc(&c->arena, ((size_t)rpc_method_count + 1) * sizeof(list_entry *));
-  bool ok = reply.statuses && add_entry(&reply, "", &value, &c->arena);
+  status gateway = status_of(c->owner, "");
+  reply.statuses = arena_alloc(&c->arena, ((size_t)rpc_method_count + c->owner->config->n_envs + 1) * sizeof(list_entry *));
+  bool ok = reply.statuses && add_entry(&reply, "", gateway, &c->arena);
   for (int i = 0; ok && i < rpc_method_count; i++)
     if (first_of_service(i))
-      ok = add_entry(&reply, rpc_methods[i].service, &value, &c->arena);
+      ok = add_entry(&reply, rpc_methods[i].service, gateway, &c->arena);
+  ok = ok && add_environments(c, &reply);
   struct err e;
   if (!ok)
     err_nomem(&e);
@@ -110,7 +152,7 @@ static void end_watch(struct call *c, bool draining)
 static void tell(struct call *c)
 {
   response reply = GRPC__HEALTH__V1__HEALTH_CHECK_RESPONSE__INIT;
-  reply.status = known(service_of(c)) ? now(c) : STATUS(SERVICE_UNKNOWN);
+  reply.status = ((struct watcher *)c->state)->told = status_of(c->owner, service_of(c));
   bool sent = call_send(c, &reply.base), draining = !c->owner->health->serving;
   if (!sent || draining)
     end_watch(c, sent && draining);
@@ -165,6 +207,15 @@ void health_set_serving(struct reactor *r, bool serving)
   // Telling one may end it, and only it.
   LIST_EACH (node, &h->watchers)
     tell(CONTAINER_OF(node, struct watcher, link)->call);
+}
+
+void health_changed(struct reactor *r)
+{
+  LIST_EACH (node, &r->health->watchers) {
+    struct watcher *w = CONTAINER_OF(node, struct watcher, link);
+    if (status_of(r, service_of(w->call)) != w->told)
+      tell(w->call);
+  }
 }
 
 void health_free(struct reactor *r)

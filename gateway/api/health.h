@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// grpc.health.v1.Health for "" (the gateway) and each of its services: Check, List, and Watch, which tells of each change.
+// grpc.health.v1.Health for "" (the gateway), each of its services, and each environment ("environments/{environment}": NOT_SERVING while its launches keep
+// failing and no worker of it is ready): Check, List, and Watch, which tells of each change.
 #ifndef ENVGATE_API_HEALTH_H
 #define ENVGATE_API_HEALTH_H
 
@@ -17,6 +18,9 @@ bool health_init(struct reactor *r);
 // SERVING or NOT_SERVING, for this reactor's callers. Watchers are told; with NOT_SERVING, which is for good, their streams then end with
 // UNAVAILABLE (DRAINING), so that they don't hold up the drain.
 void health_set_serving(struct reactor *r, bool serving);
+
+// Tells the watchers of environments on this reactor what has changed. On its thread.
+void health_changed(struct reactor *r);
 
 // After the fronts are freed. NULL is fine.
 void health_free(struct reactor *r);

@@ -7,6 +7,7 @@
 #include "api/episodes.h"
 #include "api/payload.h"
 #include "base/id.h"
+#include "config/inline.h"
 #include "envgate/v1/session_service.pb-c.h"
 #include "session/session.h"
 
@@ -52,8 +53,29 @@ static Google__Protobuf__Timestamp *timestamp(struct arena *a, nsec wall)
   return t;
 }
 
-// The session as a message, wholly in the arena; NULL when out of memory.
-static Envgate__V1__Session *session_message(const struct session *s, struct arena *a)
+static Envgate__V1__LaunchProgress *progress_message(const struct launch_progress *p, struct arena *a)
+{
+  static const Envgate__V1__LaunchProgress__Phase phases[] = {
+      [LAUNCH_WAITING] = ENVGATE__V1__LAUNCH_PROGRESS__PHASE__PHASE_WAITING,
+      [LAUNCH_PULLING] = ENVGATE__V1__LAUNCH_PROGRESS__PHASE__PHASE_PULLING,
+      [LAUNCH_INSTALLING] = ENVGATE__V1__LAUNCH_PROGRESS__PHASE__PHASE_INSTALLING,
+      [LAUNCH_STARTING] = ENVGATE__V1__LAUNCH_PROGRESS__PHASE__PHASE_STARTING,
+      [LAUNCH_BOOTING] = ENVGATE__V1__LAUNCH_PROGRESS__PHASE__PHASE_BOOTING,
+  };
+  Envgate__V1__LaunchProgress *m = arena_alloc(a, sizeof *m);
+  if (!m)
+    return NULL;
+  envgate__v1__launch_progress__init(m);
+  m->phase = phases[p->phase];
+  m->layers = (int32_t)p->layers;
+  m->layers_done = (int32_t)p->layers_done;
+  m->bytes = (int64_t)p->bytes;
+  m->bytes_done = (int64_t)p->bytes_done;
+  return m;
+}
+
+// The session as a message, wholly in the arena; NULL when out of memory. `standing` may be NULL.
+static Envgate__V1__Session *session_message(const struct session *s, const struct standing *standing, struct arena *a)
 {
   static const Envgate__V1__Session__State states[] = {
       [SESSION_PROVISIONING] = ENVGATE__V1__SESSION__STATE__STATE_PROVISIONING,
@@ -78,12 +100,16 @@ static Envgate__V1__Session *session_message(const struct session *s, struct are
   m->lease_s = v.lease_s;
   m->idle_timeout_s = v.idle_timeout_s;
   m->payload_format = (Envgate__V1__PayloadFormat)v.payload_format;
-  return m->name && m->environment && m->create_time && m->episode_id && m->worker && (m->error || !v.err) ? m : NULL;
+  bool launching = standing && standing->launching;
+  m->launch_progress = launching ? progress_message(&standing->progress, a) : NULL;
+  return (m->launch_progress || !launching) && m->name && m->environment && m->create_time && m->episode_id && m->worker && (m->error || !v.err)
+             ? m
+             : NULL;
 }
 
-static void reply_session(struct call *c, const struct session *s)
+static void reply_session(struct call *c, const struct session *s, const struct standing *standing)
 {
-  const Envgate__V1__Session *m = session_message(s, &c->arena);
+  const Envgate__V1__Session *m = session_message(s, standing, &c->arena);
   struct err e;
   if (m) {
     rpc_finish(c, &m->base, NULL);
@@ -105,11 +131,25 @@ static int create_route(const struct call *c)
 }
 
 static void on_created(struct session_waiter *w, struct session *s, const struct err *e);
+static void on_create_standing(struct standing_waiter *w, struct session *s, const struct standing *standing, const struct err *e);
 
 struct creation {
   struct session_waiter waiter;
+  struct standing_waiter asker; // once the deadline has come
   struct call *call;
 };
+
+// How much before its own deadline a gRPC caller is answered, since it listens no longer than that.
+#define ANSWER_MARGIN (100 * NSEC_PER_MS)
+
+static void answer_in_time(struct call *c)
+{
+  nsec now = clock_mono();
+  if (c->deadline == NSEC_NEVER || c->deadline <= now)
+    return;
+  nsec tenth = (c->deadline - now) / 10;
+  call_deadline(c, c->deadline - (tenth < ANSWER_MARGIN ? tenth : ANSWER_MARGIN));
+}
 
 static bool seconds_check(double s, bool zero_allowed, double most, const char *field, struct err *e)
 {
@@ -118,26 +158,95 @@ static bool seconds_check(double s, bool zero_allowed, double most, const char *
   return err_field(e, REASON_INVALID_REQUEST, field, "%s must be %s 0 and at most %g seconds", field, zero_allowed ? "at least" : "above", most);
 }
 
-static bool create_spec(struct call *c, const Envgate__V1__CreateSessionRequest *q, struct session_spec *spec, struct err *e)
+// What a source names, with strings and variables in the request or the arena.
+static bool read_source(struct call *c, const Envgate__V1__EnvironmentSource *q, struct inline_source *to, struct err *e)
 {
+  bool uv = q->runtime == ENVGATE__V1__ENVIRONMENT_SOURCE__RUNTIME__RUNTIME_UV;
+  *to = (struct inline_source){.app = q->app, .port = q->port};
+  switch (q->source_case) {
+  case ENVGATE__V1__ENVIRONMENT_SOURCE__SOURCE_IMAGE:
+    to->kind = SOURCE_IMAGE;
+    to->what = q->image;
+    break;
+  case ENVGATE__V1__ENVIRONMENT_SOURCE__SOURCE_SPACE:
+    to->kind = uv ? SOURCE_SPACE_UV : SOURCE_SPACE;
+    to->what = q->space;
+    break;
+  case ENVGATE__V1__ENVIRONMENT_SOURCE__SOURCE_PROJECT_URL:
+    to->kind = SOURCE_PROJECT_URL;
+    to->what = q->project_url;
+    break;
+  case ENVGATE__V1__ENVIRONMENT_SOURCE__SOURCE_PATH:
+    to->kind = SOURCE_PATH;
+    to->what = q->path;
+    break;
+  default:
+    return err_field(e, REASON_INVALID_REQUEST, "source", "source must have one of image, space, project_url and path");
+  }
+  if (q->runtime && to->kind != SOURCE_SPACE && to->kind != SOURCE_SPACE_UV)
+    return err_field(e, REASON_INVALID_REQUEST, "source.runtime", "source.runtime goes with a space only");
+  if (q->runtime < 0 || q->runtime > ENVGATE__V1__ENVIRONMENT_SOURCE__RUNTIME__RUNTIME_UV)
+    return err_field(e, REASON_INVALID_REQUEST, "source.runtime", "source.runtime must be RUNTIME_DOCKER or RUNTIME_UV");
+  if (q->port < 0 || q->port > 65535)
+    return err_field(e, REASON_INVALID_REQUEST, "source.port", "source.port must be from 1 to 65535");
+  to->env_vars.at = arena_alloc(&c->arena, (q->n_env_vars + 1) * sizeof *to->env_vars.at);
+  if (!to->env_vars.at)
+    return err_nomem(e);
+  for (; to->env_vars.n < q->n_env_vars; to->env_vars.n++) {
+    const Envgate__V1__EnvironmentSource__EnvVarsEntry *entry = q->env_vars[to->env_vars.n];
+    to->env_vars.at[to->env_vars.n] = (struct pair){entry->key ? entry->key : unconst(""), entry->value ? entry->value : unconst(""), VALUE_PLAIN};
+  }
+  return true;
+}
+
+// The environment of a new session, held: the configuration's or an inline source's. NULL: `e`.
+static const struct env_config *create_environment(struct call *c, const Envgate__V1__CreateSessionRequest *q, struct err *e)
+{
+  const struct config *config = c->owner->config;
+  struct inline_source source;
   struct str name;
-  if (!resource_id(q->environment, "environments", true, "environment", &name, e) || !payload_format_check(q->payload_format, e))
-    return false;
-  const struct env_config *env = config_env(c->owner->config, name);
+  if (q->source) {
+    if (q->environment[0]) {
+      err_field(e, REASON_INVALID_REQUEST, "source", "environment and source exclude each other");
+      return NULL;
+    }
+    return read_source(c, q->source, &source, e) ? inline_env(config, &source, e) : NULL;
+  }
+  if (!resource_id(q->environment, "environments", true, "environment", &name, e))
+    return NULL;
+  const struct env_config *env = config_env(config, name);
   if (!env)
-    return err_set(e, CODE_NOT_FOUND, REASON_ENVIRONMENT_NOT_FOUND, "no environment \"%.*s\" is configured; ListEnvironments names those that are",
-                   (int)(name.n < 64 ? name.n : 64), name.p);
+    err_set(e, CODE_NOT_FOUND, REASON_ENVIRONMENT_NOT_FOUND, "no environment \"%.*s\" is configured; ListEnvironments names those that are",
+            (int)(name.n < 64 ? name.n : 64), name.p);
+  return env;
+}
+
+static bool create_check(struct call *c, const Envgate__V1__CreateSessionRequest *q, struct session_spec *spec, struct err *e)
+{
   bool has_lease = q->_lease_s_case == ENVGATE__V1__CREATE_SESSION_REQUEST___LEASE_S_LEASE_S;
   bool has_idle = q->_idle_timeout_s_case == ENVGATE__V1__CREATE_SESSION_REQUEST___IDLE_TIMEOUT_S_IDLE_TIMEOUT_S;
-  *spec = (struct session_spec){
-      .env = env,
-      .lease_s = has_lease ? q->lease_s : env->lease_s,
-      .idle_timeout_s = has_idle ? q->idle_timeout_s : env->idle_timeout_s,
-      .payload_format = (int)q->payload_format,
-      .request_id = str_c(q->request_id),
-  };
-  return seconds_check(spec->lease_s, false, env->lease_s, "lease_s", e) && seconds_check(spec->idle_timeout_s, true, 1e9, "idle_timeout_s", e) &&
-         request_id_check(spec->request_id, e) && timeout_apply(c, q->timeout_s, e);
+  spec->lease_s = has_lease ? q->lease_s : spec->env->lease_s;
+  spec->idle_timeout_s = has_idle ? q->idle_timeout_s : spec->env->idle_timeout_s;
+  spec->payload_format = (int)q->payload_format;
+  spec->request_id = str_c(q->request_id);
+  return seconds_check(spec->lease_s, false, spec->env->lease_s, "lease_s", e) &&
+         seconds_check(spec->idle_timeout_s, true, 1e9, "idle_timeout_s", e) && request_id_check(spec->request_id, e) &&
+         timeout_apply(c, q->timeout_s, e);
+}
+
+// On success spec->env is held.
+static bool create_spec(struct call *c, const Envgate__V1__CreateSessionRequest *q, struct session_spec *spec, struct err *e)
+{
+  *spec = (struct session_spec){0};
+  if (!payload_format_check(q->payload_format, e))
+    return false;
+  spec->env = create_environment(c, q, e);
+  if (!spec->env)
+    return false;
+  if (create_check(c, q, spec, e))
+    return true;
+  env_release(spec->env);
+  return false;
 }
 
 static void create_start(struct call *c)
@@ -150,33 +259,72 @@ static void create_start(struct call *c)
     fail(c, &e);
     return;
   }
+  answer_in_time(c);
   if (!create_spec(c, (const void *)c->request, &spec, &e)) {
     fail(c, &e);
     return;
   }
   creation->call = c;
   creation->waiter.ready = on_created;
+  creation->asker.told = on_create_standing;
+  list_init(&creation->asker.link);
   c->state = creation;
   session_create(c->owner, &spec, &creation->waiter);
+  env_release(spec.env); // the call may be over; the session has a hold of its own
+}
+
+static void note_session(struct call *c, const struct session *s)
+{
+  c->session = str_c(arena_dup(&c->arena, str_c(session_id(s))));
+  c->worker = str_c(arena_dup(&c->arena, str_c(session_worker_id(s))));
 }
 
 static void on_created(struct session_waiter *w, struct session *s, const struct err *e)
 {
-  struct call *c = CONTAINER_OF(w, struct creation, waiter)->call;
+  struct creation *creation = CONTAINER_OF(w, struct creation, waiter);
+  struct call *c = creation->call;
+  session_unask_standing(&creation->asker);
   if (e) {
     fail(c, e);
     return;
   }
-  c->session = str_c(arena_dup(&c->arena, str_c(session_id(s))));
-  c->worker = str_c(arena_dup(&c->arena, str_c(session_worker_id(s))));
-  reply_session(c, s);
+  note_session(c, s);
+  reply_session(c, s, NULL);
+}
+
+// The deadline has come. What is on its way is the caller's to wait for or not; what is not is refused.
+static void create_deadline(struct call *c)
+{
+  struct creation *creation = c->state;
+  session_ask_standing(creation->waiter.session, &creation->asker);
+}
+
+static void on_create_standing(struct standing_waiter *w, struct session *s, const struct standing *standing, const struct err *e)
+{
+  struct creation *creation = CONTAINER_OF(w, struct creation, asker);
+  struct call *c = creation->call;
+  if (e || !s)
+    return; // on_created has told or tells the caller
+  if (standing && standing->hopeless && !session_view(s).handed_out) {
+    struct err full;
+    err_set(&full, CODE_RESOURCE_EXHAUSTED, REASON_NO_CAPACITY,
+            "no worker of %s became free before the deadline, and no more may be launched: max_workers is %lld, sessions_per_worker %lld",
+            session_view(s).env->name, (long long)session_view(s).env->max_workers, (long long)session_view(s).env->sessions_per_worker);
+    full.retry_after_ms = 1000;
+    session_give_up(&creation->waiter);
+    fail(c, &full);
+    return;
+  }
+  session_hand_out(&creation->waiter);
+  note_session(c, s);
+  reply_session(c, s, standing);
 }
 
 static void create_cancel(struct call *c, struct err *e)
 {
   struct creation *creation = c->state;
-  if (e->code == CODE_DEADLINE_EXCEEDED)
-    err_set(e, CODE_DEADLINE_EXCEEDED, REASON_DEADLINE, "the session's worker was not ready before the deadline; give CreateSession more time");
+  (void)e;
+  session_unask_standing(&creation->asker);
   session_abandon(&creation->waiter);
 }
 
@@ -187,11 +335,42 @@ static int get_route(const struct call *c)
   return reactor_of_name(c->home, ((const Envgate__V1__GetSessionRequest *)(const void *)c->request)->name);
 }
 
+struct get {
+  struct standing_waiter asker;
+  struct call *call;
+};
+
+static void on_get_standing(struct standing_waiter *w, struct session *s, const struct standing *standing, const struct err *e)
+{
+  struct call *c = CONTAINER_OF(w, struct get, asker)->call;
+  if (e)
+    fail(c, e);
+  else
+    reply_session(c, s, standing);
+}
+
 static void get_start(struct call *c)
 {
   struct session *s = call_session(c, ((const Envgate__V1__GetSessionRequest *)(const void *)c->request)->name, "name");
-  if (s)
-    reply_session(c, s);
+  if (!s)
+    return;
+  struct get *get = arena_alloc(&c->arena, sizeof *get);
+  if (!get) {
+    struct err e;
+    err_nomem(&e);
+    fail(c, &e);
+    return;
+  }
+  get->call = c;
+  get->asker.told = on_get_standing;
+  c->state = get;
+  session_ask_standing(s, &get->asker);
+}
+
+static void get_cancel(struct call *c, struct err *e)
+{
+  (void)e;
+  session_unask_standing(&((struct get *)c->state)->asker);
 }
 
 static int close_route(const struct call *c)
@@ -218,9 +397,9 @@ struct listing {
   struct call *call; // NULL once the call has ended
   struct reactor *home;
   struct arena arena;
-  const struct env_config *env; // NULL: all
-  int reactor;                  // where the walk is
-  uint64_t after;               // behind which session there
+  const char *env; // in the arena; NULL: all
+  int reactor;     // where the walk is
+  uint64_t after;  // behind which session there
   size_t wanted;
   Envgate__V1__ListSessionsResponse reply;
   bool nomem, more;
@@ -233,12 +412,12 @@ static void list_here(struct listing *l, struct reactor *r)
     if (!s)
       return;
     uint64_t sequence = session_view(s).sequence;
-    if (!l->env || session_view(s).env == l->env) {
+    if (!l->env || strcmp(session_view(s).env->name, l->env) == 0) {
       if (l->reply.n_sessions == l->wanted) {
         l->more = true;
         return;
       }
-      Envgate__V1__Session *m = session_message(s, &l->arena);
+      Envgate__V1__Session *m = session_message(s, NULL, &l->arena);
       if (!m) {
         l->nomem = true;
         return;
@@ -309,10 +488,13 @@ static bool list_parse(struct listing *l, const Envgate__V1__ListSessionsRequest
     struct str name;
     if (!resource_id(q->environment, "environments", true, "environment", &name, e))
       return false;
-    l->env = config_env(l->home->config, name);
-    if (!l->env)
+    // Environments of inline sources come and go; without sessions they have none to list.
+    if (!config_env(l->home->config, name) && !str_starts(name, STR("inline_")))
       return err_set(e, CODE_NOT_FOUND, REASON_ENVIRONMENT_NOT_FOUND, "no environment \"%.*s\" is configured", (int)(name.n < 64 ? name.n : 64),
                      name.p);
+    l->env = arena_dup(&l->arena, name);
+    if (!l->env)
+      return err_nomem(e);
   }
   l->reply.sessions = arena_alloc(&l->arena, l->wanted * sizeof(Envgate__V1__Session *));
   return l->reply.sessions || err_nomem(e);
@@ -355,8 +537,8 @@ static int episode_route(const struct call *c)
 
 #define PATH(method) "/envgate.v1.SessionService/" method
 const struct rpc_handler session_handlers[] = {
-    {.path = PATH("CreateSession"), .route = create_route, .start = create_start, .cancel = create_cancel},
-    {.path = PATH("GetSession"), .route = get_route, .start = get_start},
+    {.path = PATH("CreateSession"), .route = create_route, .start = create_start, .deadline = create_deadline, .cancel = create_cancel},
+    {.path = PATH("GetSession"), .route = get_route, .start = get_start, .cancel = get_cancel},
     {.path = PATH("ListSessions"), .start = list_start, .cancel = list_cancel},
     {.path = PATH("CloseSession"), .route = close_route, .start = close_start},
     {.path = PATH("Reset"), .route = episode_route, .start = reset_start, .cancel = episode_cancel},

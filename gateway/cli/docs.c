@@ -35,6 +35,20 @@ static const char options_intro[] =
 static const char gateway_intro[] =
     "\n## The gateway\n\n"
     "At the top of the file. Each is also an option of `envgate serve`, which wins over the file: `log_level` is `--log-level`.\n\n";
+static const char inline_intro[] =
+    "\n## Inline sources\n\n"
+    "`inline_sources` says what callers may have launched that is no environment of the file (`CreateSession.source`). Without it: nothing. Items of "
+    "its lists\n"
+    "are whole names, or beginnings with `*` behind them. `common` has settings as an environment has, for all of them: say, `max_workers`, or "
+    "`docker` with its\n"
+    "`memory_bytes`. Whoever can reach the gateway may do what is allowed here: a project run by uv runs as the gateway's user.\n\n"
+    "```json\n"
+    "\"inline_sources\": {\n"
+    "  \"images\": [\"registry.example.com/envs/*\"],\n"
+    "  \"spaces\": [\"openenv/*\"],\n"
+    "  \"common\": {\"max_workers\": 4, \"docker\": {\"memory_bytes\": \"2GiB\"}}\n"
+    "}\n"
+    "```\n\n";
 static const char environment_intro[] =
     "\n## Environments\n\n"
     "`environments` is an object of environments by name: 1 to 63 of `a`-`z`, `0`-`9` and `-`, with no `-` at either end. Each has these settings,\n"
@@ -82,6 +96,7 @@ static bool put_options(struct buf *out)
             put_settings(out, IN_GATEWAY, NULL) && buf_str(out, str_c(environment_intro)) && put_settings(out, IN_ENVIRONMENT, NULL);
   for (int i = 0; ok && i < PROVIDER_COUNT; i++)
     ok = buf_printf(out, "\n### `%s`\n\n", provider_names[i]) && put_settings(out, IN_ENVIRONMENT, provider_names[i]);
+  ok = ok && buf_str(out, str_c(inline_intro)) && put_settings(out, IN_INLINE, NULL);
   return ok && buf_str(out, str_c(worker_intro)) && reference_options_markdown(out);
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "config/check.h"
 
+#include <inttypes.h>
 #include <stdlib.h>
 
 // Header fields that the HTTP and WebSocket clients write themselves.
@@ -15,7 +16,8 @@ static bool was_given(const struct given *given, const char *provider, const cha
 
 void check_gateway(const struct config *c, struct report *r)
 {
-  if (c->n_envs == 0)
+  bool inlines = c->inline_images.n || c->inline_spaces.n || c->inline_project_urls.n || c->inline_paths.n;
+  if (c->n_envs == 0 && !inlines)
     report_add(r, "environments", "must have at least one environment, as {\"echo\": {\"builtin\": {\"environment\": \"echo\"}}}");
 }
 
@@ -71,6 +73,10 @@ static void check_static(struct env_config *env, const struct given *given, stru
   if (was_given(given, NULL, "max_workers") && env->urls.n && env->max_workers != (int64_t)env->urls.n)
     report_add(r, "max_workers", "must be the number of urls (%zu), or be left out", env->urls.n);
   env->max_workers = (int64_t)env->urls.n;
+  static const char *const replacing[] = {"max_worker_sessions", "max_worker_age_s"};
+  for (size_t i = 0; i < sizeof replacing / sizeof *replacing; i++)
+    if (was_given(given, NULL, replacing[i]))
+      report_add(r, replacing[i], "does not belong to the provider static, whose workers run already");
 }
 
 static bool mentions(const struct env_config *env, const char *what)
@@ -181,4 +187,28 @@ void check_environment(struct env_config *env, const struct given *given, struct
     check_uv(env, given, r);
   else if (strcmp(name, "docker") == 0 && env->pass_env.n)
     report_add(r, "pass_env", "does not belong to the provider docker; say it in env_vars, as {\"NAME\": {\"env\": \"NAME\"}}");
+  if (env->min_workers > env->max_workers)
+    report_add(r, "min_workers", "must be at most max_workers (%" PRId64 ")", env->max_workers);
+}
+
+void check_inline_common(struct env_config *env, const struct given *given, struct report *r)
+{
+  // What is launched is the caller's to say, within what is allowed; and nothing is launched before.
+  static const struct {
+    const char *provider, *key;
+  } callers[] = {{NULL, "provider"}, {NULL, "min_workers"}, {"docker", "image"},   {"docker", "space"}, {"docker", "tag"},
+                 {"uv", "project"},  {"uv", "space"},       {"uv", "project_url"}, {"uv", "app"}};
+  check_headers(env, r);
+  for (int i = 0; i < PROVIDER_COUNT; i++)
+    if (given->provider[i] && strcmp(provider_names[i], "docker") != 0 && strcmp(provider_names[i], "uv") != 0)
+      report_add(r, provider_names[i], "does not belong to inline sources, which docker and uv launch");
+  for (size_t i = 0; i < sizeof callers / sizeof *callers; i++) {
+    if (!was_given(given, callers[i].provider, callers[i].key))
+      continue;
+    size_t length = r->path.n;
+    if (callers[i].provider)
+      report_enter(r, str_c(callers[i].provider));
+    report_add(r, callers[i].key, "does not belong to what inline sources have in common");
+    report_leave(r, length);
+  }
 }

@@ -16,6 +16,9 @@ struct given {
 // Checks an environment that was read; sets the provider and max_workers where the file left them to the gateway. The report's path is the environment's.
 void check_environment(struct env_config *env, const struct given *given, struct report *r);
 
+// Checks what all inline sources have in common: it may have more than one provider's object, and says nothing of what is launched.
+void check_inline_common(struct env_config *env, const struct given *given, struct report *r);
+
 // Checks what was read as a whole.
 void check_gateway(const struct config *c, struct report *r);
 

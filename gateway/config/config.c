@@ -34,7 +34,7 @@ static struct config *config_new(void)
   if (!c)
     return NULL;
   c->self = own_program();
-  if (c->self && settings_default(IN_GATEWAY, c))
+  if (c->self && settings_default(IN_GATEWAY, c) && settings_default(IN_INLINE, c) && settings_default(IN_ENVIRONMENT, &c->inline_common))
     return c;
   config_free(c);
   return NULL;
@@ -136,6 +136,8 @@ void config_free(struct config *c)
   }
   free(c->envs);
   settings_free(IN_GATEWAY, c);
+  settings_free(IN_INLINE, c);
+  settings_free(IN_ENVIRONMENT, &c->inline_common);
   free(c->self);
   free(c);
 }

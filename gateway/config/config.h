@@ -7,6 +7,7 @@
 #ifndef ENVGATE_CONFIG_CONFIG_H
 #define ENVGATE_CONFIG_CONFIG_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -37,10 +38,12 @@ struct pairs {
 
 // One environment of the file's "environments".
 struct env_config {
-  char *name;        // [a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?
-  char *description; // never NULL
-  char *provider;    // "static", "process", "uv", "docker" or "builtin"
+  char *name;         // [a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?; of an inline source "inline_" and its hash
+  atomic_uint *holds; // of an inline source's (config/inline.h): it is freed with the last; NULL: the configuration's own
+  char *description;  // never NULL
+  char *provider;     // "static", "process", "uv", "docker" or "builtin"
 
+  int64_t min_workers;         // 0: kept ready whether anybody asks or not
   int64_t max_workers;         // 8
   int64_t sessions_per_worker; // 1
   double lease_s;              // 300; also the most that a caller may ask for
@@ -48,6 +51,8 @@ struct env_config {
   double step_timeout_s;       // 600: a call that a worker does not answer in that time loses the session
   double ready_timeout_s;      // 60: from the start of its process or container to readiness
   double worker_idle_s;        // 30: a launched worker without sessions is stopped after that
+  int64_t max_worker_sessions; // 0: no limit; a worker is replaced after so many
+  double max_worker_age_s;     // 0: no limit; a worker is replaced after that
   double stop_grace_s;         // 10: from SIGTERM to SIGKILL
   int64_t queue_limit;         // 16: calls that may wait on a session
   int64_t max_reply_bytes;     // 104857600: a message from the worker (OpenEnv's client takes 100 MB)
@@ -112,12 +117,19 @@ struct config {
   int64_t max_connections;   // 16384
   int64_t max_streams;       // 128: concurrent streams of an HTTP/2 connection
   double idle_connection_s;  // 300
-  double shutdown_grace_s;   // 25: from SIGTERM until running calls are given up
+  double shutdown_grace_s;   // 25: from SIGTERM until the end
+  int64_t max_launches;      // 8: workers that may be starting at a time, of all environments
   char *state_dir;           // where sockets of launched workers lie; NULL: a directory of its own under $XDG_RUNTIME_DIR or /tmp, removed at exit
   char *self;                // the gateway's own program, for builtin workers (/proc/self/exe, resolved)
 
   struct env_config *envs;
   size_t n_envs;
+
+  // What callers may have launched that is no environment of the file (config/inline.h). All empty: nothing.
+  struct strings inline_images, inline_spaces, inline_project_urls, inline_paths;
+  struct strings inline_env_vars;  // the names that callers may set
+  int64_t inline_max_pools;        // 16: sources with workers at a time
+  struct env_config inline_common; // what all of them have in common
 };
 
 // One mistake, with where it is.

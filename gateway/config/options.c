@@ -12,6 +12,8 @@
 #define G_SECONDS(f) .scope = IN_GATEWAY, .type = SET_NUMBER, .offset = TARGET(struct config, f, double), .unit = "seconds"
 #define G_BOOL(f) .scope = IN_GATEWAY, .type = SET_BOOL, .offset = TARGET(struct config, f, bool)
 #define G_ENUM(f, T) .scope = IN_GATEWAY, .type = SET_ENUM, .offset = TARGET(struct config, f, T)
+#define I_STRINGS(f) .scope = IN_INLINE, .type = SET_STRINGS, .offset = TARGET(struct config, f, struct strings), .max = LIST_MAX
+#define I_INT(f) .scope = IN_INLINE, .type = SET_INT, .offset = TARGET(struct config, f, int64_t)
 #define E_STRING(f) .scope = IN_ENVIRONMENT, .type = SET_STRING, .offset = TARGET(struct env_config, f, char *)
 #define E_INT(f) .scope = IN_ENVIRONMENT, .type = SET_INT, .offset = TARGET(struct env_config, f, int64_t)
 #define E_SIZE(f) .scope = IN_ENVIRONMENT, .type = SET_SIZE, .offset = TARGET(struct env_config, f, int64_t), .unit = "bytes"
@@ -29,6 +31,7 @@
 #define YEAR 31536000.0
 // The shortest time limit; a limit of 0 would end everything at once.
 #define MOMENT 0.01
+#define LIST_MAX 1000
 
 // What process and uv have in common.
 #define RLIMIT_DATA_ROW        \
@@ -104,7 +107,16 @@ const struct setting settings[] = {
      G_SECONDS(shutdown_grace_s),
      .def = "25",
      .max = YEAR,
-     .help = "The time from SIGTERM until running calls are given up."},
+     .help = "The time from SIGTERM until the gateway ends. Running calls are given up before that by the longest stop_grace_s and a second, or at "
+             "half of it where that is "
+             "less; what workers still run at its end is killed."},
+    {.key = "max_launches",
+     G_INT(max_launches),
+     .def = "8",
+     .min = 1,
+     .max = 1000,
+     .help = "How many workers may be starting at a time, of all environments together, which take turns. Workers whose image is being pulled do not "
+             "count."},
     {.key = "state_dir",
      G_STRING(state_dir),
      .pattern = "^/",
@@ -112,12 +124,53 @@ const struct setting settings[] = {
      .max = 64,
      .help = "The folder for the sockets of launched workers. Without it: one of its own below $XDG_RUNTIME_DIR or /tmp, removed at exit."},
 
+    // --- inline sources ---
+    {.key = "images",
+     I_STRINGS(inline_images),
+     .pattern = "^([*]|sha256:[0-9a-f]{64}|[A-Za-z0-9][A-Za-z0-9._/:@-]*[*]?)$",
+     .form = "an image's whole name, the beginning of one with '*' behind it, or sha256:DIGEST",
+     .help = "The Docker images that callers may name. \"registry.example.com/envs/*\" allows what begins so, \"sha256:…\" what is pinned to that "
+             "digest."},
+    {.key = "spaces",
+     I_STRINGS(inline_spaces),
+     .pattern = "^([*]|[A-Za-z0-9][A-Za-z0-9._-]*/([*]|[A-Za-z0-9][A-Za-z0-9._-]*[*]?))$",
+     .form = "ORG/NAME, or the beginning of it with '*' behind it",
+     .help = "The Hugging Face Spaces that callers may name, by docker or uv."},
+    {.key = "project_urls",
+     I_STRINGS(inline_project_urls),
+     .pattern = "^([*]|[A-Za-z0-9][^*, ]*[*]?)$",
+     .form = "a project's whole URL, or the beginning of one with '*' behind it",
+     .help = "The URLs of projects that callers may have run by uv, on the gateway's machine, as \"git+https://git.example.com/envs/*\"."},
+    {.key = "paths",
+     I_STRINGS(inline_paths),
+     .pattern = "^/[^*]*[*]?$",
+     .form = "an absolute path, or the beginning of one with '*' behind it",
+     .help = "The folders of projects that callers may have run by uv, on the gateway's machine. Links are resolved before they are compared."},
+    {.key = "env_vars",
+     I_STRINGS(inline_env_vars),
+     .pattern = "^([*]|[A-Za-z_][A-Za-z0-9_]*[*]?)$",
+     .form = "a variable's name, or the beginning of one with '*' behind it",
+     .help = "The environment variables that callers may set in such workers. Mind what uv and Python make of theirs (UV_INDEX_URL, PYTHONPATH)."},
+    {.key = "max_pools",
+     I_INT(inline_max_pools),
+     .def = "16",
+     .min = 1,
+     .max = 1000,
+     .help = "How many different sources may have workers at a time. Callers who name the same source share its workers; a source that nobody has "
+             "used for a minute "
+             "is forgotten."},
+
     // --- every environment ---
     {.key = "description", E_STRING(description), .def = "", .help = "What the environment is for; shown to callers."},
     {.key = "provider",
      E_STRING(provider),
      .values = provider_names,
      .help = "How workers come to be. May be left out: the one of these objects that is given says it."},
+    {.key = "min_workers",
+     E_INT(min_workers),
+     .def = "0",
+     .max = 10000,
+     .help = "How many workers are kept ready whether anybody asks or not. Lost ones are replaced."},
     {.key = "max_workers",
      E_INT(max_workers),
      .def = "8",
@@ -152,12 +205,26 @@ const struct setting settings[] = {
      .def = "60",
      .min = MOMENT,
      .max = YEAR,
-     .help = "The time from the start of a worker's process or container until it must answer. Pulling its image or installing it does not count."},
+     .help = "The time from the start of a worker's process or container until it must answer /health and, from OpenEnv 0.2 on, take a WebSocket. "
+             "Pulling its image or installing it does not count."},
     {.key = "worker_idle_s",
      E_SECONDS(worker_idle_s),
      .def = "30",
      .max = YEAR,
-     .help = "A launched worker without sessions is stopped after that time."},
+     .help = "A launched worker without sessions is stopped after that time, unless it is one of min_workers."},
+    {.key = "max_worker_sessions",
+     E_INT(max_worker_sessions),
+     .def = "0",
+     .max = 1000000000,
+     .help = "A worker that has had so many sessions takes no more, and is stopped when the last has ended; with min_workers another is launched "
+             "at once. 1: a new worker for each session. 0: no limit. Not for static."},
+    {.key = "max_worker_age_s",
+     E_SECONDS(max_worker_age_s),
+     .def = "0",
+     .max = YEAR,
+     .help = "A worker that has been ready for that time is replaced: it takes no more sessions once another is ready (at once, where max_workers "
+             "leaves no "
+             "room for that), and is stopped when its last has ended. 0: no limit. Not for static."},
     {.key = "stop_grace_s", E_SECONDS(stop_grace_s), .def = "10", .max = YEAR, .help = "The time from SIGTERM to SIGKILL when a worker is stopped."},
     {.key = "queue_limit", E_INT(queue_limit), .def = "16", .max = 10000, .help = "How many calls may wait for their turn on a session."},
     {.key = "max_reply_bytes", E_SIZE(max_reply_bytes), .def = "104857600", .min = KIB, .max = GIB, .help = "The largest message from a worker."},

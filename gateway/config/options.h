@@ -16,6 +16,7 @@
 enum setting_scope {
   IN_GATEWAY,     // at the top; it is a command line option, too
   IN_ENVIRONMENT, // in an environment, or in the object there that is named as the row's provider
+  IN_INLINE,      // in the gateway's "inline_sources"
 };
 
 enum setting_type {
@@ -34,7 +35,7 @@ struct setting {
   const char *provider; // NULL: the environment's own
   enum setting_scope scope;
   enum setting_type type;
-  size_t offset;             // in struct config (IN_GATEWAY) or struct env_config
+  size_t offset;             // in struct config (IN_GATEWAY, IN_INLINE) or struct env_config
   const char *def;           // as on the command line; NULL: nothing (NULL, an empty list)
   double min, max;           // numbers: the range; strings: the length; lists and maps: the number of items. max 0: no limit
   const char *const *values; // the only ones allowed, ending in NULL
@@ -49,7 +50,7 @@ struct setting {
 };
 
 extern const struct setting settings[];
-enum { SETTINGS_COUNT = 64 };
+enum { SETTINGS_COUNT = 74 };
 
 // The providers' names, ending in NULL, and their number.
 extern const char *const provider_names[];
@@ -79,6 +80,9 @@ bool setting_append_pair(const struct setting *s, struct str name, struct str va
 
 // Sets every default of a scope in a zeroed struct. False when out of memory.
 bool settings_default(enum setting_scope scope, void *base);
+
+// Sets every setting of a scope in a zeroed struct to a copy of what it is in another. False when out of memory.
+bool settings_copy(enum setting_scope scope, void *to, const void *from);
 
 // Frees what the scope's settings own.
 void settings_free(enum setting_scope scope, void *base);

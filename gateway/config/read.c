@@ -275,7 +275,9 @@ static int provider_index(struct str name)
   return -1;
 }
 
-static void read_environment(struct reader *rd, struct env_config *env)
+// Reads an environment's object; `check` looks at the whole of it.
+static void read_environment(struct reader *rd, struct env_config *env,
+                             void (*check)(struct env_config *env, const struct given *given, struct report *r))
 {
   struct given given = {0};
   struct str raw;
@@ -299,7 +301,7 @@ static void read_environment(struct reader *rd, struct env_config *env)
   }
   int end = rd->r->line;
   rd->r->line = line; // what is missing or does not fit together is reported where the environment begins
-  check_environment(env, &given, rd->r);
+  check(env, &given, rd->r);
   rd->r->line = end;
 }
 
@@ -344,7 +346,7 @@ static void read_environments(struct reader *rd, struct config *c)
     size_t length = report_enter(rd->r, buf_view(&name));
     struct env_config *env = ok ? add_environment(rd, c, buf_view(&name)) : NULL;
     if (env)
-      read_environment(rd, env);
+      read_environment(rd, env, check_environment);
     else
       skip(rd);
     report_leave(rd->r, length);
@@ -352,10 +354,38 @@ static void read_environments(struct reader *rd, struct config *c)
   }
 }
 
+static void read_inline(struct reader *rd, struct config *c)
+{
+  struct given given = {0};
+  bool common = false;
+  struct str raw;
+  if (!enter(rd, "an object of what callers may name, as {\"images\": […]}"))
+    return;
+  while (json_next_key(&rd->j, &raw)) {
+    struct buf key = {0};
+    mark_line(rd);
+    bool ok = decode(rd, raw, &key);
+    size_t length = report_enter(rd->r, buf_view(&key));
+    if (!ok) {
+      skip(rd);
+    } else if (!str_eq(buf_view(&key), STR("common"))) {
+      read_setting(rd, IN_INLINE, NULL, buf_view(&key), &given, c);
+    } else if (common) {
+      report_add(rd->r, NULL, "is given twice");
+      skip(rd);
+    } else {
+      common = true;
+      read_environment(rd, &c->inline_common, check_inline_common);
+    }
+    report_leave(rd->r, length);
+    buf_free(&key);
+  }
+}
+
 static void read_file(struct reader *rd, struct config *c)
 {
   struct given given = {0};
-  bool environments = false;
+  bool environments = false, inlines = false;
   struct str raw;
   if (!enter(rd, "an object, as {\"environments\": {…}}"))
     return;
@@ -367,7 +397,10 @@ static void read_file(struct reader *rd, struct config *c)
     if (ok && !environments && str_eq(buf_view(&key), STR("environments"))) {
       environments = true;
       read_environments(rd, c);
-    } else if (ok && str_eq(buf_view(&key), STR("environments"))) {
+    } else if (ok && !inlines && str_eq(buf_view(&key), STR("inline_sources"))) {
+      inlines = true;
+      read_inline(rd, c);
+    } else if (ok && (str_eq(buf_view(&key), STR("environments")) || str_eq(buf_view(&key), STR("inline_sources")))) {
       report_add(rd->r, NULL, "is given twice");
       skip(rd);
     } else if (ok && str_eq(buf_view(&key), STR("$schema"))) {

@@ -214,11 +214,24 @@ static bool add_environments(cJSON *properties)
          add_number(all, "maxProperties", ENVIRONMENTS_MAX);
 }
 
+// "common" may have the objects of docker and uv, in part.
+static bool add_inline(cJSON *properties)
+{
+  cJSON *o = add_object(properties, "inline_sources");
+  bool ok = o && add_text(o, "description", "What callers may have launched that is no environment of this file.");
+  cJSON *lists = ok ? add_settings(o, IN_INLINE, NULL) : NULL, *common = lists ? add_object(lists, "common") : NULL;
+  ok = common && add_text(common, "description", "Settings of all of them, as of an environment.");
+  cJSON *settings_of_all = ok ? add_settings(common, IN_ENVIRONMENT, NULL) : NULL;
+  cJSON *docker = settings_of_all ? add_object(settings_of_all, "docker") : NULL, *uv = docker ? add_object(settings_of_all, "uv") : NULL;
+  return uv && add_settings(docker, IN_ENVIRONMENT, "docker") && add_settings(uv, IN_ENVIRONMENT, "uv");
+}
+
 static bool fill(cJSON *root)
 {
   bool ok = add_text(root, "$schema", "https://json-schema.org/draft/2020-12/schema") && add_text(root, "title", "envgate's configuration file");
   cJSON *properties = ok ? add_settings(root, IN_GATEWAY, NULL) : NULL, *required = properties ? add_array(root, "required") : NULL;
-  return required && add_text(required, NULL, "environments") && add(properties, "$schema", cJSON_CreateTrue()) && add_environments(properties);
+  return required && add_text(required, NULL, "environments") && add(properties, "$schema", cJSON_CreateTrue()) && add_environments(properties) &&
+         add_inline(properties);
 }
 
 bool config_schema(struct buf *out)

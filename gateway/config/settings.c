@@ -241,6 +241,73 @@ bool settings_default(enum setting_scope scope, void *base)
   return true;
 }
 
+static bool copy_strings(struct strings *to, const struct strings *from)
+{
+  *to = (struct strings){0};
+  if (!from->n)
+    return true;
+  to->at = calloc(from->n + 1, sizeof *to->at);
+  for (; to->at && to->n < from->n; to->n++)
+    if (!(to->at[to->n] = strdup(from->at[to->n])))
+      return false;
+  return to->at != NULL;
+}
+
+static bool copy_pairs(struct pairs *to, const struct pairs *from)
+{
+  *to = (struct pairs){0};
+  if (!from->n)
+    return true;
+  to->at = calloc(from->n, sizeof *to->at);
+  for (; to->at && to->n < from->n; to->n++) {
+    struct pair *p = &to->at[to->n];
+    *p = (struct pair){strdup(from->at[to->n].name), strdup(from->at[to->n].value), from->at[to->n].source};
+    if (!p->name || !p->value) {
+      to->n++; // freed with the rest
+      return false;
+    }
+  }
+  return to->at != NULL;
+}
+
+static bool copy_value(const struct setting *s, void *to, const void *from)
+{
+  switch (s->type) {
+  case SET_STRING: {
+    const char *const *string = from;
+    char **copy = to;
+    *copy = *string ? strdup(*string) : NULL;
+    return *copy || !*string;
+  }
+  case SET_ENUM:
+    *(unsigned *)to = *(const unsigned *)from;
+    return true;
+  case SET_INT:
+  case SET_SIZE:
+    *(int64_t *)to = *(const int64_t *)from;
+    return true;
+  case SET_NUMBER:
+    *(double *)to = *(const double *)from;
+    return true;
+  case SET_BOOL:
+    *(bool *)to = *(const bool *)from;
+    return true;
+  case SET_STRINGS:
+    return copy_strings(to, from);
+  case SET_PAIRS:
+    return copy_pairs(to, from);
+  }
+  return false;
+}
+
+bool settings_copy(enum setting_scope scope, void *to, const void *from)
+{
+  for (int i = 0; i < SETTINGS_COUNT; i++)
+    if (settings[i].scope == scope && !copy_value(&settings[i], target(&settings[i], to), (const char *)from + settings[i].offset))
+      return false;
+  return true;
+}
+
 static void free_value(const struct setting *s, void *base)
 {
   if (s->type == SET_STRING) {

@@ -47,8 +47,10 @@ static const char *nearest(enum setting_scope scope, const char *provider, struc
   for (int i = 0; i < SETTINGS_COUNT; i++)
     if (setting_in(&settings[i], scope, provider))
       consider(key, settings[i].key, &best, &least);
-  if (scope == IN_GATEWAY)
+  if (scope == IN_GATEWAY) {
     consider(key, "environments", &best, &least);
+    consider(key, "inline_sources", &best, &least);
+  }
   for (int i = 0; scope == IN_ENVIRONMENT && !provider && i < PROVIDER_COUNT; i++)
     consider(key, provider_names[i], &best, &least);
   return best;
@@ -70,6 +72,8 @@ void suggest(enum setting_scope scope, const char *provider, struct str key, cha
       continue;
     if (s->scope == IN_GATEWAY)
       snprintf(hint, size, " here; %s belongs to the top of the file", s->key);
+    else if (s->scope == IN_INLINE)
+      snprintf(hint, size, " here; %s belongs into inline_sources", s->key);
     else if (s->provider)
       snprintf(hint, size, " here; %s belongs into the environment's object \"%s\"", s->key, s->provider);
     else

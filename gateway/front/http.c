@@ -30,7 +30,7 @@ enum {
 struct http_front {
   struct reactor *r;
   struct MHD_Daemon *daemon;
-  bool (*ready)(struct reactor *r);
+  bool (*ready)(struct reactor *r, struct buf *why);
   struct io *io;       // the daemon's epoll descriptor
   struct timer timer;  // the daemon's next timeout
   struct turn_end run; // runs the daemon at the turn's end
@@ -641,7 +641,7 @@ static struct MHD_Daemon *start_daemon(struct http_front *f)
                           MHD_OPTION_END);
 }
 
-bool http_front_init(struct reactor *r, bool (*ready)(struct reactor *r))
+bool http_front_init(struct reactor *r, bool (*ready)(struct reactor *r, struct buf *why))
 {
   struct http_front *f = calloc(1, sizeof *f);
   if (!f)

@@ -10,10 +10,11 @@
 #include <stdbool.h>
 #include <sys/socket.h>
 
+#include "base/buf.h"
 #include "runtime/reactor.h"
 
-// Sets up a reactor's part; rpc_init must have run. `ready` says whether the gateway takes new sessions (/readyz). False when out of memory.
-bool http_front_init(struct reactor *r, bool (*ready)(struct reactor *r));
+// Sets up a reactor's part; rpc_init must have run. `ready` says whether the gateway takes new sessions, and appends what /readyz tells of that. False when out of memory.
+bool http_front_init(struct reactor *r, bool (*ready)(struct reactor *r, struct buf *why));
 
 // Takes over an accepted socket, whose bytes are still unread. It is closed even when this returns false: out of memory or descriptors.
 bool http_front_accept(struct reactor *r, int fd, const struct sockaddr *addr, socklen_t len);

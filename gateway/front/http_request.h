@@ -10,8 +10,8 @@
 
 struct http_request {
   struct reactor *r;
-  bool (*ready)(struct reactor *r); // does the gateway take new sessions?
-  struct str method, path, query;   // as sent, still percent-encoded
+  bool (*ready)(struct reactor *r, struct buf *why); // does the gateway take new sessions?
+  struct str method, path, query;                    // as sent, still percent-encoded
   struct buf body;
   bool body_too_large; // it was thrown away
 

@@ -32,10 +32,9 @@ static void answer_health(struct http_request *q)
 
 static void answer_ready(struct http_request *q)
 {
-  if (q->ready(q->r))
-    http_answer_static(q, 200, TEXT, STR("ready\n"));
-  else
-    http_answer_static(q, 503, TEXT, STR("shutting down\n"));
+  struct buf body = {0};
+  bool ready = q->ready(q->r, &body);
+  http_answer(q, ready ? 200 : 503, TEXT, &body);
 }
 
 static void answer_openapi(struct http_request *q)

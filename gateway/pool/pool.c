@@ -1,43 +1,30 @@
 // SPDX-License-Identifier: Apache-2.0
-// One environment's workers and who waits for them.
+// Who waits for an environment's workers, and who is served. How many workers there are is fleet.c's.
 #include "pool/pool.h"
 
 #include <stdio.h>
-#include <string.h>
+#include <stdlib.h>
 
 #include "pool/pools.h"
 #include "providers/providers.h"
 #include "runtime/metrics.h"
 
-// After a failed launch the next one waits, twice as long each time.
-#define FIRST_BACKOFF (100 * NSEC_PER_MS)
-#define LONGEST_BACKOFF (10 * NSEC_PER_S)
 // A worker that says it is full, while by our account it should not be, is left alone: first for as long as the slot of a closed session takes to become
 // free, then twice as long each time.
 #define FIRST_FULL_PAUSE (20 * NSEC_PER_MS)
 #define LONGEST_FULL_PAUSE NSEC_PER_S
 
-static struct worker *worker_of(struct list *node)
-{
-  return CONTAINER_OF(node, struct worker, link);
-}
-
-static bool is_static(const struct pool *p)
+bool pool_is_static(const struct pool *p)
 {
   return p->provider == &provider_static;
 }
 
-static int64_t worker_limit(const struct pool *p)
-{
-  return is_static(p) ? (int64_t)p->env->urls.n : p->env->max_workers;
-}
-
-int pool_live(const struct pool *p)
+int pool_count(const struct pool *p, enum worker_state state)
 {
   int n = 0;
   LIST_EACH (node, &p->workers) {
     struct worker *w = worker_of(node);
-    n += w->state != WORKER_GONE;
+    n += w->state == state;
   }
   return n;
 }
@@ -74,8 +61,8 @@ static struct slot_request *next_waiting(struct pool *p)
   return CONTAINER_OF(node, struct slot_request, link);
 }
 
-// Answers at most `n` with an error, after the first `skip`. Whoever comes meanwhile, out of a callback, is not among them.
-static void refuse(struct pool *p, int64_t skip, int64_t n, const struct err *e)
+// Whoever comes meanwhile, out of a callback, is not among them.
+void pool_refuse(struct pool *p, int64_t skip, int64_t n, const struct err *e)
 {
   struct list refused;
   list_init(&refused);
@@ -99,7 +86,7 @@ static void refuse(struct pool *p, int64_t skip, int64_t n, const struct err *e)
 
 static bool may_serve(const struct worker *w, nsec now)
 {
-  return w->state == WORKER_READY && !w->suspect && w->used < w->capacity && w->full_until <= now;
+  return w->state == WORKER_READY && !w->suspect && !w->retiring && w->used < w->capacity && w->full_until <= now;
 }
 
 // The one with the fewest sessions.
@@ -127,13 +114,14 @@ static void grant(struct pool *p, struct worker *w)
     return;
   }
   w->used++;
+  w->served++;
+  w->idled = false;
   timer_unset(w->reactor, &w->idle);
+  if (p->env->max_worker_sessions && w->served >= p->env->max_worker_sessions)
+    fleet_retire(w);
+  if (p->pools->reactor->metrics)
+    metric_observe(p->pools->reactor->metrics, METRIC_HISTOGRAM_worker_wait_seconds, clock_mono() - q->asked);
   q->granted(q, &slot, NULL);
-}
-
-static void on_idle(struct timer *t)
-{
-  worker_stop(CONTAINER_OF(t, struct worker, idle));
 }
 
 void pool_let_go(struct pool *p, struct worker *w)
@@ -142,7 +130,9 @@ void pool_let_go(struct pool *p, struct worker *w)
     return;
   if (w->state == WORKER_GONE)
     worker_free(w);
-  else if (w->state == WORKER_READY && !is_static(p))
+  else if (w->retiring)
+    worker_stop(w);
+  else if (w->state == WORKER_READY && !pool_is_static(p))
     timer_set(w->reactor, &w->idle, nsec_add(clock_mono(), nsec_from_s(p->env->worker_idle_s))); // out of memory: it just stays
 }
 
@@ -192,7 +182,10 @@ void pool_acquire(struct pool *p, struct slot_request *q)
     q->granted(q, NULL, &e);
     return;
   }
-  list_append(&p->waiting, &q->link);
+  struct list *behind = p->waiting.prev;
+  while (behind != &p->waiting && CONTAINER_OF(behind, struct slot_request, link)->asked > q->asked)
+    behind = behind->prev;
+  list_prepend(behind, &q->link);
   count_waiting(p, 1);
   pool_pump(p);
 }
@@ -203,149 +196,38 @@ void pool_cancel(struct slot_request *q)
     return;
   list_remove(&q->link);
   count_waiting(q->pool, -1);
+  pool_publish(q->pool);
+  pools_watch_inline(q->pool);
 }
 
-// --- launching -----------------------------------------------------------------------------------------------------------------------------
-
-static void on_ready(struct worker *w)
+struct standing pool_standing(const struct slot_request *q)
 {
-  struct pool *p = w->pool;
-  if (!w->capacity) { // the first time
-    w->capacity = w->dialect == DIALECT_HTTP ? 1 : p->slots_each;
-    p->failures = 0;
-    p->not_before = 0;
-  }
-  pool_let_go(p, w);
-  pool_pump(p);
+  const struct pool *p = q->pool;
+  int64_t before = 0, coming = pool_slots_coming(p);
+  for (const struct list *node = p->waiting.next; node != &q->link && node != &p->waiting; node = node->next)
+    before++;
+  struct standing s = {.launching = before < coming && pool_progress(p, &s.progress)};
+  if (before < coming)
+    return s;
+  s.launching = before < coming + pool_launchable(p) * p->slots_each;
+  s.hopeless = !s.launching;
+  s.progress = (struct launch_progress){.phase = LAUNCH_WAITING};
+  return s;
 }
 
-// Slots that there will be soon: of workers who start, are being probed, or whose slot is just being freed.
-static int64_t slots_coming(const struct pool *p)
+int64_t pool_slots_coming(const struct pool *p)
 {
   nsec now = clock_mono();
   int64_t n = 0;
   LIST_EACH (node, &p->workers) {
     struct worker *w = worker_of(node);
-    bool pausing = w->full_until > now && w->full_pause < LONGEST_FULL_PAUSE;
-    if (w->state == WORKER_STARTING)
+    bool pausing = w->full_until > now && w->full_pause < LONGEST_FULL_PAUSE, probed = w->suspect && !w->probe_again.fire;
+    if (w->state == WORKER_STARTING && !w->retiring)
       n += p->slots_each;
-    else if (w->state == WORKER_READY && (w->suspect || pausing) && w->used < w->capacity)
+    else if (w->state == WORKER_READY && !w->retiring && (probed || pausing) && w->used < w->capacity)
       n += w->capacity - w->used;
   }
   return n;
-}
-
-static int count_state(const struct pool *p, enum worker_state state)
-{
-  int n = 0;
-  LIST_EACH (node, &p->workers) {
-    struct worker *w = worker_of(node);
-    n += w->state == state;
-  }
-  return n;
-}
-
-// Answers those who waited for a launch that failed: all, if nothing else will serve them; else those who are behind the ones that other launches serve.
-static void refuse_after_failure(struct pool *p, const struct err *e)
-{
-  bool others = count_state(p, WORKER_STARTING) || count_state(p, WORKER_READY);
-  if (!others) {
-    schema_fail(p, e);
-    refuse(p, 0, INT32_MAX, e);
-  } else if (!is_static(p)) {
-    refuse(p, slots_coming(p), p->slots_each, e);
-  }
-}
-
-// Workers launched together fail together, which counts once.
-static void back_off(struct pool *p, nsec launched)
-{
-  if (p->failures && launched <= p->failed_at)
-    return;
-  nsec pause = LONGEST_BACKOFF;
-  if (p->failures < 7)
-    pause = FIRST_BACKOFF << p->failures;
-  p->failures++;
-  p->failed_at = clock_mono();
-  p->not_before = p->failed_at + (pause < LONGEST_BACKOFF ? pause : LONGEST_BACKOFF);
-}
-
-static void on_failed(struct worker *w, const struct err *e)
-{
-  struct pool *p = w->pool;
-  pools_bury(p->pools, w, e);
-  back_off(p, w->launched);
-  refuse_after_failure(p, e);
-  pool_pump(p);
-}
-
-static void on_died(struct worker *w, const struct err *e)
-{
-  struct pool *p = w->pool;
-  pools_bury(p->pools, w, e);
-  pool_pump(p);
-}
-
-static void on_gone(struct worker *w)
-{
-  struct pool *p = w->pool;
-  pool_let_go(p, w);
-  pool_pump(p);
-  pools_check_drained(p->pools);
-}
-
-// The lowest number that no worker has.
-static int free_ordinal(const struct pool *p)
-{
-  for (int i = 0;; i++) {
-    bool used = false;
-    LIST_EACH (node, &p->workers) {
-      struct worker *w = worker_of(node);
-      used |= w->state != WORKER_GONE && w->ordinal == i;
-    }
-    if (!used)
-      return i;
-  }
-}
-
-static bool launch(struct pool *p)
-{
-  static const struct worker_events events = {.ready = on_ready, .failed = on_failed, .died = on_died, .gone = on_gone};
-  struct pools *ps = p->pools;
-  char id[40];
-  snprintf(id, sizeof id, "w%llu", (unsigned long long)++ps->workers_named);
-  const struct launch_spec spec = {
-      .reactor = ps->reactor,
-      .env = p->env,
-      .worker_id = id,
-      .instance = ps->instance,
-      .state_dir = ps->state_dir.path,
-      .ordinal = free_ordinal(p),
-  };
-  struct err e;
-  nsec now = clock_mono();
-  struct worker *w = worker_start(p->provider, &spec, p, &events, &e);
-  if (!w) {
-    back_off(p, now);
-    refuse_after_failure(p, &e);
-    return false;
-  }
-  w->idle.fire = on_idle;
-  list_append(&p->workers, &w->link);
-  return true;
-}
-
-static bool may_launch(const struct pool *p)
-{
-  return !p->pools->draining && pool_live(p) < worker_limit(p) && clock_mono() >= p->not_before;
-}
-
-static bool wants_launch(const struct pool *p)
-{
-  if (is_static(p)) // costs nothing, and any of them may be the one that is up
-    return p->waiting_count || p->schema_waiters;
-  bool for_schema = p->schema_waiters && !count_state(p, WORKER_READY);
-  return p->waiting_count + for_schema > slots_coming(p);
 }
 
 // --- when nothing can be done now ----------------------------------------------------------------------------------------------------------
@@ -354,7 +236,7 @@ static bool wants_launch(const struct pool *p)
 static nsec next_chance(const struct pool *p)
 {
   nsec now = clock_mono(), at = NSEC_NEVER;
-  if (pool_live(p) < worker_limit(p) && p->not_before > now)
+  if (pool_live(p) < pool_limit(p) && p->not_before > now)
     at = p->not_before;
   LIST_EACH (node, &p->workers) {
     struct worker *w = worker_of(node);
@@ -377,7 +259,7 @@ static bool all_taken_by_others(const struct pool *p)
       return false;
     taken++;
   }
-  return taken > 0 && taken >= worker_limit(p);
+  return taken > 0 && taken >= pool_limit(p);
 }
 
 static void on_again(struct timer *t)
@@ -385,19 +267,44 @@ static void on_again(struct timer *t)
   pool_pump(CONTAINER_OF(t, struct pool, again));
 }
 
+static bool anybody_wants(const struct pool *p)
+{
+  return p->waiting_count || p->schema_waiters || pool_floor(p) > 0 || pool_breaker_open(p);
+}
+
+// Nobody is made to wait for a launch that is known to fail; who has other workers to hope for, or a try under way, may wait for them.
+static void refuse_while_open(struct pool *p)
+{
+  struct err e;
+  nsec now = clock_mono();
+  if (!pool_breaker_open(p) || now >= p->not_before || pool_count(p, WORKER_READY) || pool_count(p, WORKER_STARTING))
+    return;
+  enum code code = p->cause ? p->cause->code : CODE_UNAVAILABLE;
+  const char *reason = p->cause ? p->cause->reason : REASON_WORKER_START_FAILED;
+  err_set(&e, code, reason, "%d launches of %s failed in a row; the next is tried in %.1f s at the earliest. The last: %s", p->failures, p->env->name,
+          (double)(p->not_before - now) / 1e9, p->cause ? p->cause->msg : "out of memory");
+  e.retry_after_ms = (uint32_t)((p->not_before - now) / NSEC_PER_MS + 1);
+  if (p->pools->reactor->metrics)
+    metric_add(p->pools->reactor->metrics, METRIC_launches_refused_total, p->waiting_count);
+  schema_fail(p, &e);
+  warm_fail(p, &e);
+  pool_refuse(p, 0, INT32_MAX, &e);
+}
+
 static void wait_or_refuse(struct pool *p)
 {
   struct reactor *r = p->pools->reactor;
-  if (!p->waiting_count && !p->schema_waiters) {
+  refuse_while_open(p);
+  if (!anybody_wants(p)) {
     timer_unset(r, &p->again);
     return;
   }
   nsec at = next_chance(p);
-  if (all_taken_by_others(p)) {
+  if (p->waiting_count && all_taken_by_others(p)) {
     struct err e;
     err_set(&e, CODE_RESOURCE_EXHAUSTED, REASON_NO_CAPACITY, "every worker of %s is full with sessions that are not this gateway's", p->env->name);
     e.retry_after_ms = (uint32_t)((at - clock_mono()) / NSEC_PER_MS + 1);
-    refuse(p, 0, INT32_MAX, &e);
+    pool_refuse(p, 0, INT32_MAX, &e);
     return;
   }
   timer_set(r, &p->again, at);
@@ -411,11 +318,14 @@ void pool_pump(struct pool *p)
     if (ready->state == WORKER_READY)
       schema_pump(p, ready);
   }
+  fleet_tidy(p);
   while (p->waiting_count && (w = choose(p)))
     grant(p, w);
-  while (wants_launch(p) && may_launch(p) && launch(p))
-    ;
+  fleet_launch(p);
+  warm_pump(p);
   wait_or_refuse(p);
+  pool_publish(p);
+  pools_watch_inline(p);
 }
 
 // --- begin and end -------------------------------------------------------------------------------------------------------------------------
@@ -426,6 +336,10 @@ void pool_init(struct pool *p, struct pools *pools, const struct env_config *env
   p->again.fire = on_again;
   list_init(&p->workers);
   list_init(&p->waiting);
+  list_init(&p->warm);
+  list_init(&p->hungry);
+  list_init(&p->link);
+  list_append(&pools->all, &p->link);
 }
 
 void pool_drain(struct pool *p)
@@ -433,7 +347,9 @@ void pool_drain(struct pool *p)
   struct err e;
   err_set(&e, CODE_UNAVAILABLE, REASON_DRAINING, "the gateway is shutting down");
   schema_fail(p, &e);
-  refuse(p, 0, INT32_MAX, &e);
+  warm_fail(p, &e);
+  pool_refuse(p, 0, INT32_MAX, &e);
+  list_remove(&p->hungry);
   LIST_EACH (node, &p->workers) {
     struct worker *w = worker_of(node);
     worker_stop(w);
@@ -443,9 +359,13 @@ void pool_drain(struct pool *p)
 void pool_free(struct pool *p)
 {
   timer_unset(p->pools->reactor, &p->again);
+  timer_unset(p->pools->reactor, &p->linger);
   LIST_EACH (node, &p->workers) {
     struct worker *w = worker_of(node);
     worker_free(w);
   }
   buf_free(&p->schema);
+  list_remove(&p->link);
+  list_remove(&p->hungry);
+  free(p->cause);
 }

@@ -3,16 +3,21 @@
 #include "pool/pools.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
 
 #include "config/config.h"
+#include "config/inline.h"
+#include "runtime/metrics.h"
 
 // Whether any environment launches commands, which may want sockets.
 static bool launches_here(const struct config *c)
 {
+  if (c->inline_spaces.n || c->inline_project_urls.n || c->inline_paths.n)
+    return true;
   for (size_t i = 0; i < c->n_envs; i++)
     if (strcmp(c->envs[i].provider, "static") != 0 && strcmp(c->envs[i].provider, "docker") != 0)
       return true;
@@ -35,8 +40,17 @@ static bool fill(struct pools *ps, const struct config *c, struct err *e)
   ps->at = calloc(c->n_envs ? c->n_envs : 1, sizeof *ps->at);
   if (!ps->at)
     return err_nomem(e);
-  for (; ps->n < c->n_envs; ps->n++)
+  struct metrics *m = ps->reactor->metrics;
+  if (m && !metrics_init_envs(m, (int)c->n_envs + 1))
+    return err_nomem(e);
+  if (m)
+    m->envs[c->n_envs].name = "inline";
+  for (; ps->n < c->n_envs; ps->n++) {
     pool_init(&ps->at[ps->n], ps, &c->envs[ps->n]);
+    if (m)
+      m->envs[ps->n].name = c->envs[ps->n].name;
+    ps->at[ps->n].metrics = m ? &m->envs[ps->n] : NULL;
+  }
   if (!name_instance(ps, e))
     return false;
   return !launches_here(c) || state_dir_open(&ps->state_dir, c->state_dir, e);
@@ -49,10 +63,28 @@ bool pools_init(struct reactor *r, struct err *e)
     return err_nomem(e);
   ps->reactor = r;
   r->pools = ps;
-  if (fill(ps, r->config, e))
+  list_init(&ps->hungry);
+  list_init(&ps->all);
+  if (fill(ps, r->config, e)) {
+    for (size_t i = 0; i < ps->n; i++)
+      pool_pump(&ps->at[i]);
     return true;
+  }
   pools_free(r);
   return false;
+}
+
+void pools_on_change(struct reactor *r, void (*changed)(struct reactor *r))
+{
+  r->pools->changed = changed;
+}
+
+static void free_inline(struct turn_end *t)
+{
+  struct pool *p = CONTAINER_OF(t, struct pool, freeing);
+  const struct env_config *env = p->env;
+  free(p);
+  env_release(env);
 }
 
 static void tell_stopped(struct reactor *r, struct task *t)
@@ -66,9 +98,10 @@ void pools_check_drained(struct pools *ps)
 {
   if (!ps->stopped || ps->tell_stopped.run)
     return;
-  for (size_t i = 0; i < ps->n; i++)
-    if (pool_live(&ps->at[i]))
+  LIST_EACH (node, &ps->all) {
+    if (pool_live(pool_of(node)))
       return;
+  }
   ps->tell_stopped.run = tell_stopped; // once, and not inside pools_stop
   reactor_post(ps->reactor, &ps->tell_stopped);
 }
@@ -77,8 +110,9 @@ void pools_stop(struct reactor *r, void (*stopped)(void *ctx), void *ctx)
 {
   struct pools *ps = r->pools;
   ps->draining = true;
-  for (size_t i = 0; i < ps->n; i++)
-    pool_drain(&ps->at[i]);
+  LIST_EACH (node, &ps->all) {
+    pool_drain(pool_of(node));
+  }
   ps->stopped = stopped;
   ps->stopped_ctx = ctx;
   pools_check_drained(ps);
@@ -90,8 +124,12 @@ void pools_free(struct reactor *r)
   if (!ps)
     return;
   r->pools = NULL;
-  for (size_t i = 0; i < ps->n; i++)
-    pool_free(&ps->at[i]);
+  LIST_EACH (node, &ps->all) {
+    struct pool *p = pool_of(node);
+    pool_free(p);
+    if (env_is_inline(p->env))
+      free_inline(&p->freeing);
+  }
   state_dir_close(&ps->state_dir);
   free(ps->at);
   free(ps);
@@ -100,10 +138,89 @@ void pools_free(struct reactor *r)
 struct pool *pool_find(struct reactor *r, struct str env_name)
 {
   struct pools *ps = r->pools;
-  for (size_t i = 0; i < ps->n; i++)
-    if (str_eq(env_name, str_c(ps->at[i].env->name)))
-      return &ps->at[i];
+  LIST_EACH (node, &ps->all) {
+    if (str_eq(env_name, str_c(pool_of(node)->env->name)))
+      return pool_of(node);
+  }
   return NULL;
+}
+
+// --- inline sources ------------------------------------------------------------------------------------------------------------------------
+
+// Longer than the breaker keeps callers away, so that it is not forgotten with the pool.
+#define INLINE_LINGER (60 * NSEC_PER_S)
+
+static bool is_used(const struct pool *p)
+{
+  return !list_empty(&p->workers) || p->waiting_count || p->schema_waiters || p->schema_fetch || !list_empty(&p->warm);
+}
+
+static void remove_inline(struct pool *p)
+{
+  struct pools *ps = p->pools;
+  ps->inlines--;
+  pool_free(p);
+  turn_end_add(ps->reactor, &p->freeing);
+}
+
+static void on_linger(struct timer *t)
+{
+  struct pool *p = CONTAINER_OF(t, struct pool, linger);
+  if (!is_used(p))
+    remove_inline(p);
+}
+
+void pools_watch_inline(struct pool *p)
+{
+  struct reactor *r = p->pools->reactor;
+  if (!env_is_inline(p->env))
+    return;
+  if (is_used(p))
+    timer_unset(r, &p->linger);
+  else if (!timer_is_set(&p->linger))
+    timer_set(r, &p->linger, clock_mono() + INLINE_LINGER);
+}
+
+// One that nobody uses makes room for another.
+static bool make_room(struct pools *ps)
+{
+  if (ps->inlines < ps->reactor->config->inline_max_pools)
+    return true;
+  LIST_EACH (node, &ps->all) {
+    struct pool *p = pool_of(node);
+    if (!env_is_inline(p->env) || is_used(p))
+      continue;
+    remove_inline(p);
+    return true;
+  }
+  return false;
+}
+
+struct pool *pool_for(struct reactor *r, const struct env_config *env, struct err *e)
+{
+  struct pools *ps = r->pools;
+  struct pool *p = pool_find(r, str_c(env->name));
+  if (p || !env_is_inline(env))
+    return p;
+  if (!make_room(ps)) {
+    err_set(e, CODE_RESOURCE_EXHAUSTED, REASON_NO_CAPACITY, "%" PRId64 " other inline sources have workers; inline_sources.max_pools allows no more",
+            ps->inlines);
+    e->retry_after_ms = 1000;
+    return NULL;
+  }
+  p = malloc(sizeof *p);
+  if (!p) {
+    err_nomem(e);
+    return NULL;
+  }
+  pool_init(p, ps, env);
+  env_hold(env);
+  ps->inlines++;
+  p->linger.fire = on_linger;
+  p->freeing.run = free_inline;
+  list_init(&p->freeing.link);
+  p->metrics = r->metrics ? &r->metrics->envs[ps->n] : NULL;
+  return p;
 }
 
 // --- why workers ended ---------------------------------------------------------------------------------------------------------------------

@@ -104,11 +104,12 @@ static void on_ws_end(void *ctx, enum ws_end why, int code, const struct err *e)
 {
   struct readiness *q = ctx;
   q->ws = NULL;
-  if (why == WS_END_STATUS && code < 500) {
+  // openenv-core 0.1 has no /ws: 404, or 403 where a websocket library is installed.
+  if (why == WS_END_STATUS && (code == 404 || code == 403)) {
     finish(q, DIALECT_HTTP, NULL);
     return;
   }
-  // A proxy's 502, or a worker that is about to restart.
+  // A proxy's 502, a worker that is about to restart, one that wants a token that it does not get, one that accepts and says nothing.
   note(q, "/ws", e->msg);
   try_later(q);
 }

@@ -49,6 +49,12 @@ static void on_stopped(void *ctx)
   w->launch = NULL;
   set_state(w, WORKER_GONE);
   log_worker(w, LOG_INFO, "worker.stopped", NULL);
+  struct list *node;
+  while ((node = list_pop(&w->watches))) {
+    struct worker_watch *watch = CONTAINER_OF(node, struct worker_watch, link);
+    if (watch->gone)
+      watch->gone(watch);
+  }
   w->events->gone(w);
 }
 
@@ -63,6 +69,7 @@ void worker_stop(struct worker *w)
   w->probe = NULL;
   timer_unset(w->reactor, &w->probe_again);
   timer_unset(w->reactor, &w->idle);
+  timer_unset(w->reactor, &w->age);
   set_state(w, WORKER_STOPPING);
   w->launch->provider->stop(w->launch, on_stopped, w);
 }
@@ -82,6 +89,7 @@ static void fail(struct worker *w, const struct err *e)
 void worker_free(struct worker *w)
 {
   timer_unset(w->reactor, &w->idle);
+  timer_unset(w->reactor, &w->age);
   timer_unset(w->reactor, &w->probe_again);
   list_remove(&w->link);
   endpoint_free(&w->endpoint);
@@ -113,6 +121,13 @@ static void on_probe_again(struct timer *t)
     trust(w); // out of memory; the next session will tell
 }
 
+// Whether a probe without an answer says anything: a worker that takes its time may well be stepping (openenv-core 0.1 does so on its event loop), and must not be
+// ended over the heads of its sessions.
+static bool may_be_busy(const struct worker *w, const struct http_reply *reply)
+{
+  return w->used > 0 && reply->err && reply->err->code == CODE_DEADLINE_EXCEEDED;
+}
+
 static void on_probed(void *ctx, const struct http_reply *reply)
 {
   struct worker *w = ctx;
@@ -124,7 +139,7 @@ static void on_probed(void *ctx, const struct http_reply *reply)
   }
   if (reply->status) {
     err_set(&e, CODE_FAILED_PRECONDITION, REASON_WORKER_START_FAILED, "the worker's /health answered %d", reply->status);
-  } else if (!w->probe_again.fire) {
+  } else if (!w->probe_again.fire || may_be_busy(w, reply)) {
     w->probe_again.fire = on_probe_again;
     if (timer_set(w->reactor, &w->probe_again, clock_mono() + PROBE_AGAIN))
       return;
@@ -172,6 +187,29 @@ static void on_readiness(void *ctx, enum worker_dialect dialect, const struct er
   w->events->ready(w);
 }
 
+static void set_progress(struct worker *w, const struct launch_progress *p)
+{
+  w->progress = *p;
+  w->events->progress(w);
+}
+
+static void on_progress(void *ctx, const struct launch_progress *p)
+{
+  struct worker *w = ctx;
+  if (w->state == WORKER_STARTING)
+    set_progress(w, p);
+}
+
+static void on_output(void *ctx, struct str bytes)
+{
+  struct worker *w = ctx;
+  LIST_EACH (node, &w->watches) {
+    struct worker_watch *watch = CONTAINER_OF(node, struct worker_watch, link);
+    if (watch->output)
+      watch->output(watch, bytes);
+  }
+}
+
 static void on_started(void *ctx, const struct endpoint *ep)
 {
   struct worker *w = ctx;
@@ -185,6 +223,8 @@ static void on_started(void *ctx, const struct endpoint *ep)
   readiness_cancel(w->readiness);
   w->readiness = NULL;
   endpoint_free(&w->endpoint);
+  // It boots from now on; that its image had to be pulled first is not its fault.
+  set_progress(w, &(struct launch_progress){.phase = LAUNCH_BOOTING});
   if (endpoint_copy(&w->endpoint, ep)) {
     w->endpoint.ca_file = w->env->ca_file;
     w->endpoint.headers = secrets_read("headers", &w->env->headers, &e);
@@ -208,15 +248,22 @@ static void on_ended(void *ctx, const struct err *e)
 struct worker *worker_start(const struct provider *provider, const struct launch_spec *spec, struct pool *pool, const struct worker_events *events,
                             struct err *e)
 {
-  static const struct launch_events launch_events = {.started = on_started, .ended = on_ended};
+  static const struct launch_events launch_events = {.progress = on_progress, .output = on_output, .started = on_started, .ended = on_ended};
   struct worker *w = calloc(1, sizeof *w);
   if (!w) {
     err_nomem(e);
     return NULL;
   }
-  *w =
-      (struct worker){.pool = pool, .ordinal = spec->ordinal, .reactor = spec->reactor, .env = spec->env, .events = events, .launched = clock_mono()};
+  *w = (struct worker){.pool = pool,
+                       .ordinal = spec->ordinal,
+                       .reactor = spec->reactor,
+                       .env = spec->env,
+                       .events = events,
+                       .launched = clock_mono(),
+                       .launched_wall = clock_wall(),
+                       .progress.phase = LAUNCH_STARTING};
   list_init(&w->link);
+  list_init(&w->watches);
   snprintf(w->id, sizeof w->id, "%s", spec->worker_id);
   w->env_vars = secrets_read("env_vars", &w->env->env_vars, e);
   if (w->env_vars) {

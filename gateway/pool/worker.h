@@ -5,15 +5,12 @@
 #ifndef ENVGATE_POOL_WORKER_H
 #define ENVGATE_POOL_WORKER_H
 
+#include "pool/pool.h"
 #include "pool/readiness.h"
-#include "providers/provider.h"
-
-enum worker_state { WORKER_STARTING, WORKER_READY, WORKER_STOPPING, WORKER_GONE };
-
-struct worker;
 
 // Told on reactor 0, never inside a function of this header. The worker is STOPPING already when `failed` and `died` are called.
 struct worker_events {
+  void (*progress)(struct worker *w);                    // w->progress has changed
   void (*ready)(struct worker *w);                       // it can serve: it became ready, or a probe found it well
   void (*failed)(struct worker *w, const struct err *e); // it could not be launched, or was not ready in time
   void (*died)(struct worker *w, const struct err *e);   // it had been ready, and ended by itself or does not answer any more
@@ -24,6 +21,7 @@ struct worker {
   struct list link; // the pool's
   struct pool *pool;
   char id[40];
+  uint64_t sequence; // the pools' count of launches
   int ordinal;
   struct reactor *reactor;
   const struct env_config *env;
@@ -32,7 +30,9 @@ struct worker {
 
   enum worker_state state;
   struct launch *launch; // NULL: gone
-  nsec launched;
+  nsec launched, launched_wall;
+  struct launch_progress progress;
+  struct list watches; // worker_watch
   struct endpoint endpoint;
   enum worker_dialect dialect;
   struct readiness *readiness; // STARTING, once launched
@@ -46,7 +46,13 @@ struct worker {
   int holds;         // requests of the pool's own that run on it
   nsec full_until;   // it answered that it was full: not before then
   nsec full_pause;   // how long it was left alone last
-  struct timer idle; // when it fires, it is stopped
+  int64_t served;    // slots ever handed out
+  bool launching;    // it counts as one of the launches at a time
+  bool idled;        // it has had no use for worker_idle_s
+  bool aged;         // it is to be replaced, and still serves until another is ready
+  bool retiring;     // it serves nobody new, and is stopped when nobody has it any more
+  struct timer idle; // when it fires, it has idled
+  struct timer age;  // when it fires, it has aged
 };
 
 // Launches one. NULL with `e` set when that cannot even begin. The pool's part is zeroed and `link` unlinked.

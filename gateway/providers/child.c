@@ -394,6 +394,6 @@ void child_stop(struct child *c, void (*stopped)(void *ctx), void *ctx)
   if (timer_is_set(&c->sweep_timer))
     return; // it has ended already, and its orphans are being ended
   uv_process_kill(&c->process, SIGTERM);
-  if (!timer_set(c->reactor, &c->grace_timer, nsec_add(clock_mono(), c->grace)))
+  if (!timer_set(c->reactor, &c->grace_timer, nsec_add(clock_mono(), reactor_grace(c->reactor, c->grace))))
     cut_lifeline(c);
 }

@@ -43,7 +43,7 @@ const struct log_tail *child_log(const struct child *c);
 // WORKER_START_FAILED.
 void child_explain(const struct child *c, struct err *e);
 
-// Stops it if it runs, SIGTERM and after the grace SIGKILL, and frees it. `stopped` is called afterwards, once nothing of it is left.
+// Stops it if it runs, SIGTERM and after the grace (or at the reactor's kill_at) SIGKILL, and frees it. `stopped` is called afterwards, once nothing of it is left.
 void child_stop(struct child *c, void (*stopped)(void *ctx), void *ctx);
 
 #endif

@@ -222,7 +222,7 @@ static void on_stopped(void *ctx, const struct http_reply *reply)
 
 static void stop_container(struct docker_launch *l)
 {
-  double grace = l->spec.env->stop_grace_s;
+  double grace = (double)reactor_grace(l->spec.reactor, nsec_from_s(l->spec.env->stop_grace_s)) / 1e9;
   long long seconds = (long long)grace;
   seconds += (double)seconds < grace;
   char suffix[40];

@@ -15,6 +15,8 @@
 
 // The upper bound of the first bucket; each further one is twice the one before, and the last is +Inf.
 #define FIRST_BOUND (50 * NSEC_PER_US)
+// The same for times of workers.
+#define FIRST_SLOW_BOUND NSEC_PER_MS
 
 _Static_assert(METRIC_CODES == CODE_UNAUTHENTICATED + 1, "one counter for each status code");
 
@@ -32,6 +34,11 @@ ROW(sessions_row, PREFIX "sessions", "gauge", "state", "Sessions, by state.");
 ROW(workers_row, PREFIX "workers", "gauge", "state", "Workers, by state.");
 ROW(calls_row, PREFIX "calls_total", "counter", "method, code", "Calls finished, by method and gRPC status code.");
 ROW(duration_row, PREFIX "call_duration_seconds", "histogram", "method", "The time from a call's arrival to its end.");
+ROW(env_workers_row, PREFIX "environment_workers", "gauge", "environment, state", "Workers of each environment, by state.");
+ROW(env_sessions_row, PREFIX "environment_sessions", "gauge", "environment", "Slots of workers that sessions hold.");
+ROW(env_waiting_row, PREFIX "environment_waiting", "gauge", "environment", "Sessions that wait for a worker.");
+ROW(env_breaker_row, PREFIX "environment_breaker_open", "gauge", "environment",
+    "1 while launches keep failing and sessions are not made to wait for them.");
 ROW(build_row, PREFIX "build_info", "gauge", "version", "Always 1.");
 ROW(cpu_row, "process_cpu_seconds_total", "counter", "", "User and system CPU time of the process, in seconds.");
 ROW(resident_row, "process_resident_memory_bytes", "gauge", "", "Resident memory of the process, in bytes.");
@@ -39,8 +46,13 @@ ROW(open_fds_row, "process_open_fds", "gauge", "", "Open file descriptors of the
 ROW(max_fds_row, "process_max_fds", "gauge", "", "The most file descriptors that the process may open.");
 ROW(start_row, "process_start_time_seconds", "gauge", "", "When the process began, in seconds since 1970.");
 
-static const struct row *const others[] = {&sessions_row, &workers_row,  &calls_row,    &duration_row, &build_row,
-                                           &cpu_row,      &resident_row, &open_fds_row, &max_fds_row,  &start_row};
+#define X(name, help) {PREFIX #name, "histogram", "", help},
+static const struct row histograms[METRIC_HISTOGRAM_COUNT] = {METRIC_HISTOGRAMS(X)};
+#undef X
+
+static const struct row *const others[] = {&sessions_row,    &workers_row,  &env_workers_row, &env_sessions_row, &env_waiting_row,
+                                           &env_breaker_row, &calls_row,    &duration_row,    &build_row,        &cpu_row,
+                                           &resident_row,    &open_fds_row, &max_fds_row,     &start_row};
 
 #define X(name) #name,
 static const char *const session_states[] = {METRIC_SESSION_STATES(X)};
@@ -77,18 +89,29 @@ void metric_worker_state(struct metrics *m, int from, int to)
   move(m->workers, from, to);
 }
 
+static int bucket_of(nsec took, nsec first)
+{
+  int bucket = 0;
+  while (bucket < METRIC_BUCKETS - 1 && took > first << bucket)
+    bucket++;
+  return bucket;
+}
+
+void metric_observe(struct metrics *m, enum metric_histogram which, nsec took)
+{
+  count_u(&m->histograms[which].bucket[bucket_of(took, FIRST_SLOW_BOUND)], 1);
+  count_u(&m->histograms[which].sum_ns, took);
+}
+
 void metric_call(struct metrics *m, int method, int code, nsec took)
 {
   if (method < 0 || method >= m->method_count)
     return;
   if (code < 0 || code >= METRIC_CODES)
     code = CODE_UNKNOWN;
-  int bucket = 0;
-  while (bucket < METRIC_BUCKETS - 1 && took > FIRST_BOUND << bucket)
-    bucket++;
   struct method_metrics *mm = &m->methods[method];
   count_u(&mm->calls[code], 1);
-  count_u(&mm->bucket[bucket], 1);
+  count_u(&mm->bucket[bucket_of(took, FIRST_BOUND)], 1);
   count_u(&mm->sum_ns, took);
 }
 
@@ -100,8 +123,18 @@ bool metrics_init(struct metrics *m, int method_count)
   return m->methods != NULL;
 }
 
+bool metrics_init_envs(struct metrics *m, int n)
+{
+  m->envs = calloc((size_t)n, sizeof *m->envs);
+  m->env_count = m->envs ? n : 0;
+  return m->envs != NULL;
+}
+
 void metrics_free(struct metrics *m)
 {
+  free(m->envs);
+  m->envs = NULL;
+  m->env_count = 0;
   free(m->methods);
   m->methods = NULL;
   m->method_count = 0;
@@ -208,23 +241,74 @@ static bool put_calls(const char *method, const struct method_sum *s, struct buf
   return ok;
 }
 
-static bool put_duration(const char *method, const struct method_sum *s, struct buf *out)
+// The lines of one histogram. `label` is "" or a whole label, as `method="x"`.
+static bool put_histogram(const char *name, struct str label, const uint64_t bucket[METRIC_BUCKETS], nsec first, double sum_s, struct buf *out)
 {
   uint64_t below = 0;
+  const char *comma = label.n ? "," : "";
   bool ok = true;
-  for (int i = 0; ok && s->count && i < METRIC_BUCKETS; i++) {
+  for (int i = 0; ok && i < METRIC_BUCKETS; i++) {
     char bound[32] = "+Inf";
     if (i < METRIC_BUCKETS - 1)
-      snprintf(bound, sizeof bound, "%.9g", (double)(FIRST_BOUND << i) / (double)NSEC_PER_S);
-    below += s->bucket[i];
-    ok = buf_printf(out, "%s_bucket{", duration_row.name) && put_label(out, "method", method) &&
-         buf_printf(out, ",le=\"%s\"} %llu\n", bound, (unsigned long long)below);
+      snprintf(bound, sizeof bound, "%.9g", (double)(first << i) / (double)NSEC_PER_S);
+    below += bucket[i];
+    ok = buf_printf(out, "%s_bucket{%.*s%sle=\"%s\"} %llu\n", name, STR_ARG(label), comma, bound, (unsigned long long)below);
   }
-  if (!ok || !s->count)
-    return ok;
-  return buf_printf(out, "%s_sum{", duration_row.name) && put_label(out, "method", method) && buf_printf(out, "} %.9g\n", s->sum_s) &&
-         buf_printf(out, "%s_count{", duration_row.name) && put_label(out, "method", method) &&
-         buf_printf(out, "} %llu\n", (unsigned long long)s->count);
+  const char *open = label.n ? "{" : "", *close = label.n ? "}" : "";
+  return ok && buf_printf(out, "%s_sum%s%.*s%s %.9g\n%s_count%s%.*s%s %llu\n", name, open, STR_ARG(label), close, sum_s, name, open, STR_ARG(label),
+                          close, (unsigned long long)below);
+}
+
+static bool put_duration(const char *method, const struct method_sum *s, struct buf *out)
+{
+  struct buf label = {0};
+  bool ok =
+      !s->count || (put_label(&label, "method", method) && put_histogram(duration_row.name, buf_view(&label), s->bucket, FIRST_BOUND, s->sum_s, out));
+  buf_free(&label);
+  return ok;
+}
+
+static bool put_histograms(struct metrics *const *all, int n, struct buf *out)
+{
+  bool ok = true;
+  for (int i = 0; ok && i < METRIC_HISTOGRAM_COUNT; i++) {
+    uint64_t bucket[METRIC_BUCKETS] = {0};
+    double sum_s = 0;
+    for (int k = 0; k < n; k++) {
+      for (int b = 0; b < METRIC_BUCKETS; b++)
+        bucket[b] += load_u(&all[k]->histograms[i].bucket[b]);
+      sum_s += (double)load_u(&all[k]->histograms[i].sum_ns) / (double)NSEC_PER_S;
+    }
+    ok = put_head(out, &histograms[i]) && put_histogram(histograms[i].name, STR(""), bucket, FIRST_SLOW_BOUND, sum_s, out);
+  }
+  return ok;
+}
+
+static bool put_env_value(const struct row *row, const struct env_metrics *e, const char *state, enum metric_pool which, struct buf *out)
+{
+  return buf_printf(out, "%s{", row->name) && put_label(out, "environment", e->name) &&
+         (!state || (buf_char(out, ',') && put_label(out, "state", state))) && buf_printf(out, "} %lld\n", (long long)load(&e->value[which]));
+}
+
+static bool put_env_row(struct metrics *const *all, int n, const struct row *row, const char *const *states, enum metric_pool first, struct buf *out)
+{
+  bool ok = put_head(out, row);
+  for (int k = 0; k < n; k++)
+    for (int i = 0; ok && i < all[k]->env_count; i++)
+      for (int s = 0; ok && (s == 0 || (states && s < METRIC_WORKER_STATE_COUNT)); s++)
+        ok = put_env_value(row, &all[k]->envs[i], states ? states[s] : NULL, first + (enum metric_pool)s, out);
+  return ok;
+}
+
+// The first of METRIC_POOL are METRIC_WORKER_STATES in the same order.
+_Static_assert((int)METRIC_POOL_stopping == (int)METRIC_WORKER_stopping && METRIC_WORKER_STATE_COUNT == 3, "states differ");
+
+static bool put_envs(struct metrics *const *all, int n, struct buf *out)
+{
+  return put_env_row(all, n, &env_workers_row, worker_states, METRIC_POOL_starting, out) &&
+         put_env_row(all, n, &env_sessions_row, NULL, METRIC_POOL_sessions, out) &&
+         put_env_row(all, n, &env_waiting_row, NULL, METRIC_POOL_waiting, out) &&
+         put_env_row(all, n, &env_breaker_row, NULL, METRIC_POOL_breaker_open, out);
 }
 
 static bool put_methods(struct metrics *const *all, int n, const char *(*method_name)(int), struct buf *out)
@@ -326,8 +410,9 @@ static bool put_process(struct buf *out)
 
 bool metrics_write(struct metrics *const *all, int n, const char *(*method_name)(int), const char *version, struct buf *out)
 {
-  return put_numbers(all, n, out) && put_states(all, n, out) && put_methods(all, n, method_name, out) && put_head(out, &build_row) &&
-         buf_printf(out, "%s{", build_row.name) && put_label(out, "version", version) && buf_str(out, STR("} 1\n")) && put_process(out);
+  return put_numbers(all, n, out) && put_states(all, n, out) && put_envs(all, n, out) && put_histograms(all, n, out) &&
+         put_methods(all, n, method_name, out) && put_head(out, &build_row) && buf_printf(out, "%s{", build_row.name) &&
+         put_label(out, "version", version) && buf_str(out, STR("} 1\n")) && put_process(out);
 }
 
 // --- documentation -------------------------------------------------------------------------------------------------------------------------
@@ -342,6 +427,8 @@ bool metrics_markdown(struct buf *out)
   bool ok = buf_str(out, STR("| Metric | Type | Labels | What it is |\n|---|---|---|---|\n"));
   for (int i = 0; ok && i < METRIC_COUNT; i++)
     ok = document(&numbers[i], out);
+  for (int i = 0; ok && i < METRIC_HISTOGRAM_COUNT; i++)
+    ok = document(&histograms[i], out);
   for (size_t i = 0; ok && i < sizeof others / sizeof *others; i++)
     ok = document(others[i], out);
   return ok;

@@ -66,7 +66,9 @@ struct reactor {
   struct log *log;         // shared by all; it takes care of itself
   struct metrics *metrics; // this reactor's own
   const struct config *config;
-  bool draining; // the gateway shuts down: no new sessions
+  bool draining;  // the gateway shuts down: no new sessions
+  nsec drain_end; // with draining: when calls that still run are given up, and sessions with them
+  nsec kill_at;   // with draining: when workers that still run are killed, whatever their own grace
 
   struct buf_pool bufs; // for replies
 
@@ -93,6 +95,13 @@ struct reactor {
   nsec last_event;
   bool stopping;
 };
+
+// How long to wait for something to stop before it is killed: `grace`, but while the gateway shuts down no longer than until kill_at.
+static inline nsec reactor_grace(const struct reactor *r, nsec grace)
+{
+  nsec now = clock_mono(), left = r->kill_at > now ? r->kill_at - now : 0;
+  return r->draining && left < grace ? left : grace;
+}
 
 // Makes a reactor; its loop does not run yet. False: `e` says why.
 bool reactor_init(struct reactor *r, int index, struct reactor **all, int count, struct err *e);

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "base/id.h"
+#include "config/inline.h"
 #include "runtime/log.h"
 #include "session/session_private.h"
 
@@ -120,7 +121,23 @@ static void free_session(struct turn_end *t)
   free(s->request_id);
   shared_unref(s->episode);
   free(s->err);
+  env_release(s->env);
   free(s);
+}
+
+// Tells those who asked how it stands. Who asks out of a callback is not among them.
+static void answer_askers(struct session *s, const struct standing *standing, const struct err *e)
+{
+  struct list askers;
+  list_init(&askers);
+  s->asking = false;
+  struct list *node;
+  while ((node = list_pop(&s->askers)))
+    list_append(&askers, node);
+  while ((node = list_pop(&askers))) {
+    struct standing_waiter *w = CONTAINER_OF(node, struct standing_waiter, link);
+    w->told(w, e ? NULL : s, standing, e);
+  }
 }
 
 static void let_go_of_worker(struct session *s, enum slot_return how, int64_t max_sessions)
@@ -161,6 +178,7 @@ static void end_session(struct session *s, const struct err *e)
     w->session = NULL;
     w->ready(w, NULL, e);
   }
+  answer_askers(s, NULL, e);
   t->unfreed++;
   list_init(&s->freeing.link);
   s->freeing.run = free_session;
@@ -173,7 +191,7 @@ static void end_session(struct session *s, const struct err *e)
 void session_close(struct session *s)
 {
   struct err e;
-  err_set(&e, CODE_ABORTED, REASON_SESSION_CLOSED, "the session was closed");
+  err_set(&e, CODE_ABORTED, REASON_SESSION_CLOSED, "the session was closed%s", s->reactor->draining ? ": the gateway is shutting down" : "");
   metric_add(s->reactor->metrics, METRIC_sessions_closed_total, 1);
   log_session(s, "session.closed", LOG_INFO, NULL);
   end_session(s, &e);
@@ -208,6 +226,7 @@ static void lose(struct session *s, const struct err *e)
   log_session(s, "session.lost", LOG_WARN, e->reason);
   session_set_state(s, SESSION_LOST);
   let_go_of_worker(s, SLOT_LOST, 0);
+  answer_askers(s, NULL, NULL);
   renew(s);
   work_end_all(s, e);
 }
@@ -238,18 +257,38 @@ static void on_expiry(struct timer *timer)
 
 static void ask_for_slot(struct session *s);
 
-static void become_ready(struct session *s)
+static void answer_creators(struct session *s, const struct err *e)
 {
-  session_set_state(s, SESSION_READY);
-  metric_add(s->reactor->metrics, METRIC_sessions_created_total, 1);
-  log_session(s, "session.created", LOG_INFO, NULL);
-  renew(s);
   struct list *node;
   while ((node = list_pop(&s->creators))) {
     struct session_waiter *w = CONTAINER_OF(node, struct session_waiter, link);
     w->session = NULL;
-    w->ready(w, s, NULL);
+    w->ready(w, e ? NULL : s, e);
   }
+}
+
+// It will not become ready. Where somebody has its name already, it stays to tell why.
+static void fail_provisioning(struct session *s, const struct err *e)
+{
+  if (!s->handed_out) {
+    end_session(s, e);
+    return;
+  }
+  link_close(s->line);
+  s->line = NULL;
+  answer_creators(s, e);
+  lose(s, e);
+}
+
+static void become_ready(struct session *s)
+{
+  s->provisioned = true;
+  session_set_state(s, SESSION_READY);
+  metric_add(s->reactor->metrics, METRIC_sessions_created_total, 1);
+  log_session(s, "session.created", LOG_INFO, NULL);
+  renew(s);
+  answer_creators(s, NULL);
+  answer_askers(s, NULL, NULL);
   work_pump(s);
 }
 
@@ -265,7 +304,7 @@ static void on_open(void *ctx)
   struct err e;
   if (!link_send(s->line, &q)) {
     err_nomem(&e);
-    end_session(s, &e);
+    fail_provisioning(s, &e);
   }
 }
 
@@ -319,12 +358,18 @@ static void on_end(void *ctx, const struct link_end *end)
     return;
   }
   let_go_of_worker(s, capacity ? SLOT_FULL : SLOT_LOST, max_sessions);
+  answer_askers(s, NULL, NULL);
   // Nothing has run yet, so another worker, or the same after its probe, will do.
   bool unreached = e->code == CODE_UNAVAILABLE && ++s->unreached < MAX_UNREACHED;
   if (unreached || (capacity && ++s->attempts < MAX_ATTEMPTS))
     ask_for_slot(s);
   else
-    end_session(s, e);
+    fail_provisioning(s, e);
+}
+
+static void on_standing(void *ctx, const struct standing *standing)
+{
+  answer_askers(ctx, standing, NULL);
 }
 
 static void on_slot(void *ctx, const struct slot *slot, const struct err *e)
@@ -333,7 +378,7 @@ static void on_slot(void *ctx, const struct slot *slot, const struct err *e)
   struct session *s = ctx;
   if (!slot) {
     s->ticket = NULL;
-    end_session(s, e);
+    fail_provisioning(s, e);
     return;
   }
   memcpy(s->worker_id, slot->worker_id, sizeof s->worker_id);
@@ -343,17 +388,17 @@ static void on_slot(void *ctx, const struct slot *slot, const struct err *e)
   if (!s->line) {
     struct err nomem;
     err_nomem(&nomem);
-    end_session(s, &nomem);
+    fail_provisioning(s, &nomem);
   }
 }
 
 static void ask_for_slot(struct session *s)
 {
-  s->ticket = slot_ask(s->reactor, s->env, &s->reactor->sessions->tickets, on_slot, s);
+  s->ticket = slot_ask(s->reactor, s->env, s->created, &s->reactor->sessions->tickets, on_slot, s);
   if (!s->ticket) {
     struct err e;
     err_nomem(&e);
-    end_session(s, &e);
+    fail_provisioning(s, &e);
   }
 }
 
@@ -371,6 +416,7 @@ static struct session *session_new(struct reactor *r, const struct session_spec 
   s->created_wall = clock_wall();
   s->idle_due = s->idle_timeout_s > 0 ? nsec_add(r->now, nsec_from_s(s->idle_timeout_s)) : NSEC_NEVER;
   list_init(&s->creators);
+  list_init(&s->askers);
   list_init(&s->queue);
   s->expiry.fire = on_expiry;
   make_id(s);
@@ -382,6 +428,7 @@ static struct session *session_new(struct reactor *r, const struct session_spec 
     free(s);
     return NULL;
   }
+  env_hold(s->env);
   struct session_table *t = r->sessions;
   s->sequence = ++t->last_sequence;
   list_append(&t->all, &s->link);
@@ -395,7 +442,7 @@ static struct session *session_new(struct reactor *r, const struct session_spec 
 // A creation that was asked for before.
 static void join_creation(struct session *s, const struct session_spec *spec, struct session_waiter *w)
 {
-  if (s->env != spec->env) {
+  if (strcmp(s->env->name, spec->env->name) != 0) {
     struct err e;
     err_set(&e, CODE_FAILED_PRECONDITION, REASON_REQUEST_ID_REUSED,
             "request_id was used before for a session of environment %s; choose a new one for each session", s->env->name);
@@ -406,6 +453,10 @@ static void join_creation(struct session *s, const struct session_spec *spec, st
   if (s->state == SESSION_PROVISIONING) {
     w->session = s;
     list_append(&s->creators, &w->link);
+  } else if (s->state == SESSION_LOST && !s->provisioned) { // told now; the next try begins anew
+    struct err why = *s->err;
+    end_session(s, &why);
+    w->ready(w, NULL, &why);
   } else {
     w->ready(w, s, NULL);
   }
@@ -424,7 +475,9 @@ void session_create(struct reactor *r, const struct session_spec *spec, struct s
   }
   struct err e;
   if (r->draining) {
-    err_set(&e, CODE_UNAVAILABLE, REASON_DRAINING, "the gateway is shutting down and takes no new sessions");
+    double left = r->drain_end > r->now ? (double)(r->drain_end - r->now) / 1e9 : 0;
+    err_set(&e, CODE_UNAVAILABLE, REASON_DRAINING,
+            "the gateway is shutting down and takes no new sessions; those that there are end within %.0f s, when no call runs any more", left);
     w->ready(w, NULL, &e);
     return;
   }
@@ -439,23 +492,78 @@ void session_create(struct reactor *r, const struct session_spec *spec, struct s
   ask_for_slot(s);
 }
 
-void session_abandon(struct session_waiter *w)
+// The waiter leaves its session, which is returned; NULL: it has been told already.
+static struct session *leave(struct session_waiter *w)
 {
   struct session *s = w->session;
   list_remove(&w->link);
   w->session = NULL;
-  if (s && list_empty(&s->creators) && !s->request_id && s->state == SESSION_PROVISIONING) {
-    struct err e;
-    err_set(&e, CODE_CANCELLED, REASON_CANCELLED, "the caller went away");
+  return s;
+}
+
+// Nobody waits for it any more or has its name.
+static bool is_forgotten(const struct session *s)
+{
+  return list_empty(&s->creators) && !s->handed_out && s->state == SESSION_PROVISIONING;
+}
+
+void session_abandon(struct session_waiter *w)
+{
+  struct session *s = leave(w);
+  struct err e;
+  err_set(&e, CODE_CANCELLED, REASON_CANCELLED, "the caller went away");
+  if (s && is_forgotten(s) && !s->request_id)
     end_session(s, &e);
+}
+
+void session_give_up(struct session_waiter *w)
+{
+  struct session *s = leave(w);
+  struct err e;
+  err_set(&e, CODE_CANCELLED, REASON_CANCELLED, "there was no worker for the session in time");
+  if (s && is_forgotten(s))
+    end_session(s, &e);
+}
+
+void session_hand_out(struct session_waiter *w)
+{
+  struct session *s = leave(w);
+  if (!s)
+    return;
+  s->handed_out = true;
+  renew(s);
+}
+
+void session_ask_standing(struct session *s, struct standing_waiter *w)
+{
+  list_init(&w->link);
+  if (s->state != SESSION_PROVISIONING || !s->ticket || s->line) {
+    w->told(w, s, NULL, NULL);
+    return;
   }
+  list_append(&s->askers, &w->link);
+  if (!s->asking)
+    slot_ask_standing(s->ticket, on_standing);
+  s->asking = true;
+}
+
+void session_unask_standing(struct standing_waiter *w)
+{
+  list_remove(&w->link);
 }
 
 // --- views ---------------------------------------------------------------------------------------------------------------------------------
 
+// NSEC_NEVER: not as long as its work runs.
+static nsec expires(const struct session *s)
+{
+  nsec due = s->running ? NSEC_NEVER : s->lease_due < s->idle_due ? s->lease_due : s->idle_due;
+  return s->reactor->draining && s->reactor->drain_end < due ? s->reactor->drain_end : due;
+}
+
 struct session_view session_view(const struct session *s)
 {
-  nsec due = s->lease_due < s->idle_due ? s->lease_due : s->idle_due;
+  nsec due = expires(s);
   nsec now = clock_mono();
   return (struct session_view){
       .id = s->id,
@@ -463,7 +571,7 @@ struct session_view session_view(const struct session *s)
       .env = s->env,
       .state = s->state,
       .created_wall = s->created_wall,
-      .expires_wall = s->running || due == NSEC_NEVER ? NSEC_NEVER : clock_wall() + (due > now ? due - now : 0),
+      .expires_wall = due == NSEC_NEVER ? NSEC_NEVER : clock_wall() + (due > now ? due - now : 0),
       .episode_id = session_episode(s),
       .step_index = s->step_index,
       .worker_id = s->worker_id,
@@ -471,6 +579,7 @@ struct session_view session_view(const struct session *s)
       .lease_s = s->lease_s,
       .idle_timeout_s = s->idle_timeout_s,
       .payload_format = s->payload_format,
+      .handed_out = s->handed_out,
   };
 }
 

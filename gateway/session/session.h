@@ -58,7 +58,7 @@ struct waiter {
 };
 
 struct session_spec {
-  const struct env_config *env;
+  const struct env_config *env; // the session holds it
   double lease_s, idle_timeout_s;
   int payload_format;    // the API's, kept for it
   struct str request_id; // "": none
@@ -72,6 +72,14 @@ struct session_waiter {
   struct session *session;
 };
 
+// Who wants to know how a session that is PROVISIONING stands. Lies in the call.
+struct standing_waiter {
+  // Once: with the session and how its wish for a worker stands (NULL: it waits for none any more), or without a session and with why it has ended. May run inside
+  // session_ask_standing.
+  void (*told)(struct standing_waiter *w, struct session *s, const struct standing *standing, const struct err *e);
+  struct list link;
+};
+
 bool sessions_init(struct reactor *r); // false: out of memory
 // Closes every session of the reactor.
 void sessions_close_all(struct reactor *r);
@@ -83,6 +91,14 @@ void sessions_free(struct reactor *r);
 void session_create(struct reactor *r, const struct session_spec *spec, struct session_waiter *w);
 // The waiter leaves. A session that was created without a request_id, and so can't be found again, is given up.
 void session_abandon(struct session_waiter *w);
+// The waiter leaves and takes the session's name with it: the session goes on to become READY, or LOST with why it could not. Its lease begins anew.
+void session_hand_out(struct session_waiter *w);
+// The waiter leaves, and the session ends unless others wait for it, too.
+void session_give_up(struct session_waiter *w);
+
+void session_ask_standing(struct session *s, struct standing_waiter *w);
+// Harmless when it has been told.
+void session_unask_standing(struct standing_waiter *w);
 
 // The reactor that a session's id names; -1: not an id of ours.
 int session_reactor(struct str id, int reactors);
@@ -112,9 +128,10 @@ struct session_view {
   const char *episode_id; // never NULL
   int64_t step_index;
   const char *worker_id;
-  const struct err *err; // SESSION_LOST
+  const struct err *err; // SESSION_LOST: why, also why it never became ready
   double lease_s, idle_timeout_s;
   int payload_format;
+  bool handed_out; // by session_hand_out
 };
 struct session_view session_view(const struct session *s);
 

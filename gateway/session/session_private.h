@@ -40,6 +40,7 @@ struct session {
   char *request_id; // the creation's; NULL: none
 
   struct list creators; // session_waiters
+  struct list askers;   // standing_waiters
   int attempts;         // workers that answered CAPACITY_REACHED
   int unreached;        // workers that could not be reached
   struct slot_ticket *ticket;
@@ -47,6 +48,9 @@ struct session {
   enum worker_dialect dialect;
   struct link *line; // NULL: none (provisioning, lost)
   bool confirming;   // the first request, which proves that the worker has room, runs
+  bool asking;       // the askers' question is under way
+  bool handed_out;   // somebody has its name, though it was not ready yet
+  bool provisioned;  // it was ready once
 
   struct list queue;
   int queued;

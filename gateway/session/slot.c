@@ -3,6 +3,8 @@
 
 #include <stdlib.h>
 
+#include "config/inline.h"
+
 // How long a death may take to be known, and how often to look.
 #define NEWS_TIME (150 * NSEC_PER_MS)
 #define NEWS_STEP (5 * NSEC_PER_MS)
@@ -23,12 +25,16 @@ struct slot_ticket {
   bool held;           // home: the slot is the session's
   bool dropped;        // home: the session wants it no more
   bool done;           // home: nothing is held or will come
-  int errands;         // home: withdraw or inquiry is under way
+  int errands;         // home: withdraw, inquiry or question is under way
   struct task inquiry; // slot_ask_why; what follows is reactor 0's
   void (*told)(void *ctx, const struct err *why);
   struct timer look;
   nsec look_until;
   bool known;
+  struct task question; // slot_ask_standing
+  void (*stands)(void *ctx, const struct standing *s);
+  struct standing standing;
+  bool waits; // `standing` holds
   enum slot_return how;
   int64_t max_sessions;
 };
@@ -38,6 +44,7 @@ static void free_if_done(struct slot_ticket *t)
   if (!t->done || t->errands)
     return;
   --*t->count;
+  env_release(t->env);
   free(t->err);
   free(t);
 }
@@ -85,6 +92,7 @@ static void on_answer(struct reactor *r, struct task *task)
   }
   struct err nomem;
   err_nomem(&nomem);
+  t->dropped = true;
   t->granted(t->ctx, NULL, t->err ? t->err : &nomem);
   t->done = true;
   free_if_done(t);
@@ -120,10 +128,15 @@ static void on_granted(struct slot_request *q, const struct slot *slot, const st
 static void ask_at_control(struct reactor *r, struct task *task)
 {
   struct slot_ticket *t = CONTAINER_OF(task, struct slot_ticket, to_control);
-  pool_acquire(pool_find(r, str_c(t->env->name)), &t->q);
+  struct err e;
+  struct pool *p = pool_for(r, t->env, &e);
+  if (p)
+    pool_acquire(p, &t->q);
+  else
+    on_granted(&t->q, NULL, &e);
 }
 
-struct slot_ticket *slot_ask(struct reactor *r, const struct env_config *env, int *count,
+struct slot_ticket *slot_ask(struct reactor *r, const struct env_config *env, nsec since, int *count,
                              void (*granted)(void *ctx, const struct slot *slot, const struct err *e), void *ctx)
 {
   struct slot_ticket *t = calloc(1, sizeof *t);
@@ -131,8 +144,10 @@ struct slot_ticket *slot_ask(struct reactor *r, const struct env_config *env, in
     return NULL;
   list_init(&t->q.link);
   t->q.granted = on_granted;
+  t->q.asked = since;
   t->home = r;
   t->env = env;
+  env_hold(env);
   t->granted = granted;
   t->ctx = ctx;
   t->count = count;
@@ -182,6 +197,35 @@ void slot_ask_why(struct slot_ticket *t, void (*told)(void *ctx, const struct er
   t->told = told;
   t->inquiry.run = inquire_at_control;
   reactor_post(t->home->all[0], &t->inquiry);
+}
+
+static void question_back(struct reactor *r, struct task *task)
+{
+  struct slot_ticket *t = CONTAINER_OF(task, struct slot_ticket, question);
+  (void)r;
+  t->errands--;
+  if (!t->dropped)
+    t->stands(t->ctx, t->waits ? &t->standing : NULL);
+  free_if_done(t);
+}
+
+static void question_at_control(struct reactor *r, struct task *task)
+{
+  struct slot_ticket *t = CONTAINER_OF(task, struct slot_ticket, question);
+  (void)r;
+  t->waits = !t->answered;
+  if (t->waits)
+    t->standing = pool_standing(&t->q);
+  t->question.run = question_back;
+  reactor_post(t->home, &t->question);
+}
+
+void slot_ask_standing(struct slot_ticket *t, void (*told)(void *ctx, const struct standing *s))
+{
+  t->errands++;
+  t->stands = told;
+  t->question.run = question_at_control;
+  reactor_post(t->home->all[0], &t->question);
 }
 
 static void withdrawn(struct reactor *r, struct task *task)

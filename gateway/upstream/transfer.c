@@ -291,7 +291,10 @@ static CURL *easy_new(struct http_client *c)
   bool ok = !curl_easy_setopt(easy, CURLOPT_NOSIGNAL, 1L) && !curl_easy_setopt(easy, CURLOPT_PROXY, "") &&
             !curl_easy_setopt(easy, CURLOPT_PROTOCOLS_STR, "http,https") &&
             !curl_easy_setopt(easy, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1) &&
-            !curl_easy_setopt(easy, CURLOPT_MAXAGE_CONN, (long)MAX_IDLE_S) && !curl_easy_setopt(easy, CURLOPT_PATH_AS_IS, 1L) &&
+            !curl_easy_setopt(easy, CURLOPT_MAXAGE_CONN, (long)MAX_IDLE_S) &&
+            // A peer that vanished without a word is noticed within two minutes, also while a step runs.
+            !curl_easy_setopt(easy, CURLOPT_TCP_KEEPALIVE, 1L) && !curl_easy_setopt(easy, CURLOPT_TCP_KEEPIDLE, 30L) &&
+            !curl_easy_setopt(easy, CURLOPT_TCP_KEEPINTVL, 10L) && !curl_easy_setopt(easy, CURLOPT_PATH_AS_IS, 1L) &&
             !curl_easy_setopt(easy, CURLOPT_BUFFERSIZE, (long)RECEIVE_BUFFER) && !curl_easy_setopt(easy, CURLOPT_OPENSOCKETFUNCTION, on_open) &&
             !curl_easy_setopt(easy, CURLOPT_OPENSOCKETDATA, c) && !curl_easy_setopt(easy, CURLOPT_CLOSESOCKETFUNCTION, on_close) &&
             !curl_easy_setopt(easy, CURLOPT_CLOSESOCKETDATA, c);

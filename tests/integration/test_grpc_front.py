@@ -66,7 +66,7 @@ def test_health_watch_of_no_service(shared_gateway):
 
 def test_health_list(shared_gateway):
     statuses = health(shared_gateway).List(health_pb2.HealthListRequest(), timeout=10).statuses
-    assert set(statuses) == SERVICES | {""} and {s.status for s in statuses.values()} == {SERVING}
+    assert set(statuses) == SERVICES | {"", "environments/echo", "environments/cartpole", "environments/pixels"} and {s.status for s in statuses.values()} == {SERVING}
 
 
 def test_drain_tells_watchers(gateway):

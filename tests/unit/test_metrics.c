@@ -125,6 +125,35 @@ static void test_process(void **state)
   metrics_free(&a);
 }
 
+static void test_environments_and_times(void **state)
+{
+  (void)state;
+  struct metrics a, b, *all[] = {&a, &b};
+  assert_true(metrics_init(&a, 1) && metrics_init(&b, 1) && metrics_init_envs(&a, 2));
+  a.envs[0].name = "one";
+  a.envs[1].name = "two";
+  atomic_store(&a.envs[1].value[METRIC_POOL_ready], 3);
+  atomic_store(&a.envs[1].value[METRIC_POOL_waiting], 2);
+  atomic_store(&a.envs[0].value[METRIC_POOL_breaker_open], 1);
+  metric_observe(&a, METRIC_HISTOGRAM_worker_launch_seconds, NSEC_PER_MS);
+  metric_observe(&b, METRIC_HISTOGRAM_worker_launch_seconds, 3 * NSEC_PER_S);
+  metric_observe(&b, METRIC_HISTOGRAM_worker_launch_seconds, 1000 * NSEC_PER_S);
+  char *text = scrape(all, 2);
+  assert_line(text, "envgate_environment_workers{environment=\"one\",state=\"ready\"} 0");
+  assert_line(text, "envgate_environment_workers{environment=\"two\",state=\"ready\"} 3");
+  assert_line(text, "envgate_environment_waiting{environment=\"two\"} 2");
+  assert_line(text, "envgate_environment_breaker_open{environment=\"one\"} 1");
+  assert_line(text, "envgate_worker_launch_seconds_bucket{le=\"0.001\"} 1");
+  assert_line(text, "envgate_worker_launch_seconds_bucket{le=\"2.048\"} 1");
+  assert_line(text, "envgate_worker_launch_seconds_bucket{le=\"4.096\"} 2");
+  assert_line(text, "envgate_worker_launch_seconds_bucket{le=\"+Inf\"} 3");
+  assert_line(text, "envgate_worker_launch_seconds_sum 1003.001");
+  assert_line(text, "envgate_worker_launch_seconds_count 3");
+  free(text);
+  metrics_free(&a);
+  metrics_free(&b);
+}
+
 // HELP and TYPE once for each name, its samples right behind them, counters and they alone end in _total.
 static void test_form(void **state)
 {
@@ -157,7 +186,7 @@ static void test_form(void **state)
       assert_true(strcmp(type, "histogram") == 0 || line[strlen(name)] == ' ' || line[strlen(name)] == '{');
     }
   }
-  assert_int_equal(names, METRIC_COUNT + 10);
+  assert_int_equal(names, METRIC_COUNT + METRIC_HISTOGRAM_COUNT + 14);
   buf_free(&markdown);
   free(text);
   metrics_free(&a);
@@ -183,7 +212,7 @@ static void test_no_memory(void **state)
 int main(void)
 {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_sums), cmocka_unit_test(test_calls),     cmocka_unit_test(test_process),
+      cmocka_unit_test(test_sums), cmocka_unit_test(test_calls),     cmocka_unit_test(test_process), cmocka_unit_test(test_environments_and_times),
       cmocka_unit_test(test_form), cmocka_unit_test(test_no_memory),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
