@@ -48,7 +48,7 @@ struct setting {
 };
 
 extern const struct setting settings[];
-enum { SETTINGS_COUNT = 62 };
+enum { SETTINGS_COUNT = 67 };
 
 // The providers' names, ending in NULL, and their number.
 extern const char *const provider_names[];

@@ -220,8 +220,9 @@ static void launch(struct pool *p)
       .reactor = ps->reactor,
       .env = p->env,
       .worker_id = id,
-      .instance = ps->instance,
-      .state_dir = ps->state_dir,
+      .instance = ps->state.instance,
+      .key = ps->state.key,
+      .state_dir = ps->state.path,
       .ports = &ps->ports,
       .ordinal = free_ordinal(p),
   };

@@ -2,55 +2,27 @@
 // All pools of the gateway, and what they share.
 #include "pool/pools.h"
 
-#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "config/config.h"
 #include "config/inline.h"
 #include "runtime/metrics.h"
 
-// --- where sockets lie ---------------------------------------------------------------------------------------------------------------------
-
-static bool refuse_dir(const char *path, const char *why, struct err *e)
+// Whether any environment launches workers, which may want sockets there or outlive the gateway.
+static bool launches(const struct config *c)
 {
-  return err_set(e, CODE_FAILED_PRECONDITION, REASON_INTERNAL, "the state directory %s: %s; set state_dir to one that can be written", path, why);
+  if (c->inline_images.n || c->inline_spaces.n || c->inline_project_urls.n || c->inline_paths.n)
+    return true;
+  for (size_t i = 0; i < c->n_envs; i++)
+    if (strcmp(c->envs[i].provider, "static") != 0)
+      return true;
+  return false;
 }
 
-static bool make_own_dir(struct pools *ps, struct err *e)
-{
-  const char *base = getenv("XDG_RUNTIME_DIR");
-  if (!base || base[0] != '/' || access(base, W_OK | X_OK))
-    base = "/tmp";
-  if (asprintf(&ps->state_dir, "%s/envgate-XXXXXX", base) < 0) {
-    ps->state_dir = NULL;
-    return err_nomem(e);
-  }
-  ps->own_state_dir = mkdtemp(ps->state_dir) != NULL;
-  return ps->own_state_dir || refuse_dir(base, strerror(errno), e);
-}
-
-static bool use_dir(struct pools *ps, const char *path, struct err *e)
-{
-  struct stat st;
-  if (mkdir(path, 0700) && errno != EEXIST)
-    return refuse_dir(path, strerror(errno), e);
-  if (stat(path, &st))
-    return refuse_dir(path, strerror(errno), e);
-  if (!S_ISDIR(st.st_mode))
-    return refuse_dir(path, "it is no directory", e);
-  if (access(path, W_OK | X_OK))
-    return refuse_dir(path, strerror(errno), e);
-  ps->state_dir = realpath(path, NULL); // a worker may run in another folder
-  return ps->state_dir || err_nomem(e);
-}
-
-// Whether any environment launches commands, which may want sockets.
+// Whether any can't do without the folder: sockets lie in it.
 static bool launches_here(const struct config *c)
 {
   if (c->inline_spaces.n || c->inline_project_urls.n || c->inline_paths.n)
@@ -62,15 +34,6 @@ static bool launches_here(const struct config *c)
 }
 
 // --- begin and end -------------------------------------------------------------------------------------------------------------------------
-
-static bool name_instance(struct pools *ps, struct err *e)
-{
-  uint64_t id;
-  if (getrandom(&id, sizeof id, 0) != sizeof id)
-    return err_set(e, CODE_INTERNAL, REASON_INTERNAL, "getrandom: %s", strerror(errno));
-  snprintf(ps->instance, sizeof ps->instance, "%016llx", (unsigned long long)id);
-  return true;
-}
 
 static bool fill(struct pools *ps, const struct config *c, struct err *e)
 {
@@ -88,11 +51,7 @@ static bool fill(struct pools *ps, const struct config *c, struct err *e)
       m->envs[ps->n].name = c->envs[ps->n].name;
     ps->at[ps->n].metrics = m ? &m->envs[ps->n] : NULL;
   }
-  if (!name_instance(ps, e))
-    return false;
-  if (!launches_here(c))
-    return true;
-  return c->state_dir ? use_dir(ps, c->state_dir, e) : make_own_dir(ps, e);
+  return !launches(c) || state_dir_open(&ps->state, c->state_dir, launches_here(c), e);
 }
 
 bool pools_init(struct reactor *r, struct err *e)
@@ -169,9 +128,7 @@ void pools_free(struct reactor *r)
     if (env_is_inline(p->env))
       free_inline(&p->freeing);
   }
-  if (ps->own_state_dir)
-    rmdir(ps->state_dir);
-  free(ps->state_dir);
+  state_dir_close(&ps->state);
   free(ps->at);
   free(ps);
 }

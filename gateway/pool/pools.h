@@ -6,6 +6,7 @@
 #include <stdatomic.h>
 
 #include "pool/pool.h"
+#include "pool/state_dir.h"
 #include "pool/worker.h"
 #include "providers/ports.h"
 #include "runtime/metrics.h"
@@ -23,9 +24,7 @@ struct pools {
   size_t n;
   struct list all;        // these, and those of inline sources
   int64_t inlines;        // how many those are
-  char instance[17];      // random hexadecimal digits
-  char *state_dir;        // NULL: nothing here is launched on this machine
-  bool own_state_dir;     // remove it at the end
+  struct state_dir state; // who we are, and where sockets lie
   uint64_t workers_named; // for the next worker's id
   struct ports ports;
   struct epitaph epitaphs[EPITAPHS]; // a ring

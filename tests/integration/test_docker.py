@@ -131,7 +131,9 @@ def test_limits_labels_and_init(engine, gateway):
     assert not host["AutoRemove"] and not host["Privileged"] and not host["PublishAllPorts"]
     assert labels["team"] == "rl"
     assert labels["envgate.environment"] == "e"
-    assert container["Name"] == f"/envgate-e-{labels['envgate.worker']}-{labels['envgate.instance']}"
+    assert re.fullmatch(f"/envgate-e-{labels['envgate.worker']}-[0-9a-f]{{8}}", container["Name"])
+    assert re.fullmatch("[0-9a-f]{16}", labels["envgate.instance"])
+    assert re.fullmatch("[0-9a-f]{32}", labels["envgate.config"])
 
 
 def test_without_init(engine, gateway):
