@@ -59,6 +59,11 @@ def container_of(engine, worker=None):
     return engine.inspect(container)
 
 
+def none_left(engine, g):
+    """A failed launch is told at once; its container goes right after."""
+    g.wait_for(lambda: not engine.containers("envgate.environment=e"), 10, "the container's removal")
+
+
 def create_or_lose(g):
     """Asks for a session, which the gateway may not live to answer."""
     with contextlib.suppress(requests.ConnectionError):
@@ -164,7 +169,7 @@ def test_network_of_its_own(engine, gateway):
 def test_network_that_is_not_there(engine, gateway):
     g = gateway(environment(engine, docker={"network": "envgate-missing"}))
     assert "network envgate-missing not found" in create_refused(g).text
-    assert not engine.containers("envgate.environment=e")
+    none_left(engine, g)
 
 
 def test_network_without_address(engine, gateway):
@@ -178,7 +183,7 @@ def test_exit_at_start(engine, gateway):
     assert "WORKER_START_FAILED" in reply.text
     assert "exited with code 2" in reply.text
     assert "Its last output:\\nenvgate worker: " in reply.text
-    assert not engine.containers("envgate.environment=e")
+    none_left(engine, g)
 
 
 def test_command_that_is_not_there(engine, gateway):
@@ -186,7 +191,7 @@ def test_command_that_is_not_there(engine, gateway):
     reply = create_refused(g)
     assert "WORKER_START_FAILED" in reply.text
     assert "/no/such/program" in reply.text
-    assert not engine.containers("envgate.environment=e")
+    none_left(engine, g)
 
 
 def test_out_of_memory(engine, openenv_image, gateway):
