@@ -64,6 +64,7 @@ bool pools_init(struct reactor *r, struct err *e)
   list_init(&ps->hungry);
   list_init(&ps->all);
   if (fill(ps, r->config, e)) {
+    pools_adopt(ps);
     for (size_t i = 0; i < ps->n; i++)
       pool_pump(&ps->at[i]);
     return true;
@@ -128,6 +129,7 @@ void pools_free(struct reactor *r)
     if (env_is_inline(p->env))
       free_inline(&p->freeing);
   }
+  pools_adopt_end(ps);
   state_dir_close(&ps->state);
   free(ps->at);
   free(ps);
