@@ -12,31 +12,25 @@ import threading
 import time
 
 import docker_engine
+import docker_support
 import grpc
 import make_image
 import pytest
 import requests
-from conftest import BIN, SLOW, VENVS, code_of
+from conftest import SLOW, code_of
+from docker_support import SERVE, WORKER, container_of, environment, none_left
 
 from envgate.v1 import payload_pb2, session_service_pb2 as pb
 
-OPENENV, WORKER = "envgate-test/openenv:0.10.0", "envgate-test/worker:latest"
-SERVE = [f"/{BIN.name}", "worker", "echo", "--listen", "0.0.0.0:8000"]
-
-
 @pytest.fixture(scope="module")
 def engine():
-    with docker_engine.engine() as e:
-        e.load(make_image.program_tar(BIN), WORKER, SERVE)
+    with docker_engine.engine() as e, docker_support.images(e):
         yield e
-        for image in e.docker("image", "ls", "--quiet", "envgate-test/*").split():
-            e.docker("image", "rm", "--force", image)
 
 
 @pytest.fixture(scope="module")
 def openenv_image(engine):
-    engine.load(make_image.openenv_tar(VENVS["openenv-0.10.0"]), OPENENV, make_image.OPENENV_COMMAND, env=make_image.OPENENV_ENV)
-    return OPENENV
+    return docker_support.load_openenv(engine)
 
 
 @pytest.fixture(autouse=True)
@@ -45,23 +39,6 @@ def nothing_is_left(engine):
     before = set(engine.containers("envgate.instance"))
     yield
     assert set(engine.containers("envgate.instance")) <= before
-
-
-def environment(engine, image=WORKER, docker=None, **keys):
-    settings = {"image": image, "host": engine.host, **(docker or {})}
-    return {"environments": {"e": {"docker": settings, "ready_timeout_s": 60, **keys}}}
-
-
-def container_of(engine, worker=None):
-    """The one container of environment e, or of one of its workers, as the Engine shows it."""
-    labels = ["envgate.environment=e", *([f"envgate.worker={worker}"] if worker else [])]
-    (container,) = engine.containers(*labels)
-    return engine.inspect(container)
-
-
-def none_left(engine, g):
-    """A failed launch is told at once; its container goes right after."""
-    g.wait_for(lambda: not engine.containers("envgate.environment=e"), 10, "the container's removal")
 
 
 def create_or_lose(g):
