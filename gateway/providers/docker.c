@@ -70,8 +70,6 @@ struct docker_launch {
   void *stopped_ctx;
 };
 
-static const char cannot_create[] = "the worker's container can't be created";
-
 typedef void on_reply(void *ctx, const struct http_reply *reply);
 
 static void prepare_create(struct docker_launch *l);
@@ -459,6 +457,13 @@ static bool image_missing(const struct http_reply *reply)
   return reply->status == 404 && strcasestr(message, "no such image");
 }
 
+static void fail_create(struct docker_launch *l, const struct http_reply *reply)
+{
+  char what[DOCKER_MESSAGE_MAX];
+  snprintf(what, sizeof what, "the worker's container can't be created from the image \"%s\"", l->spec.env->image);
+  fail(l, what, reply);
+}
+
 static void on_created(void *ctx, const struct http_reply *reply)
 {
   struct docker_launch *l = ctx;
@@ -475,7 +480,7 @@ static void on_created(void *ctx, const struct http_reply *reply)
   else if (image_missing(reply) && !l->pulled)
     pull(l);
   else
-    fail(l, cannot_create, reply);
+    fail_create(l, reply);
 }
 
 static void create(struct docker_launch *l)

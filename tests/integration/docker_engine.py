@@ -128,6 +128,8 @@ class OwnEngine(Engine):
         self._daemon = None
 
     def start(self):
+        # Where nobody reaps the containerd of a dockerd that was killed, dockerd takes it to be alive.
+        (self._log_path.parent / "exec/containerd/containerd.pid").unlink(missing_ok=True)
         with open(self._log_path, "a", encoding="utf-8") as log:
             self._daemon = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
         deadline = time.monotonic() + 60

@@ -80,9 +80,8 @@ def test_a_death_is_known_at_once_with_its_cause(engine, gateway):
 
 def test_log_tail_comes_with_the_death(engine, gateway):
     openenv = docker_support.load_openenv(engine)
-    serve = " ".join(make_image.OPENENV_COMMAND[1:])
-    script = f"import os, sys, runpy; sys.argv = {make_image.OPENENV_COMMAND[2:]!r}; print('before', flush=True); runpy.run_module('uvicorn', run_name='__main__')"
-    assert "uvicorn" in serve
+    argv = list(make_image.OPENENV_COMMAND[2:])  # from "uvicorn" on
+    script = f"import sys, runpy; sys.argv = {argv!r}; runpy.run_module('uvicorn', run_name='__main__')"
     g = gateway(environment(engine, openenv, {"command": [make_image.PYTHON, "-c", script]}))
     session = g.create("e")
     g.post(session + "/reset")
@@ -103,7 +102,7 @@ def test_an_oom_kill_is_told_as_one(engine, gateway):
 
 
 def test_workers_of_a_killed_gateway_are_adopted(engine, gateway, state):
-    config = with_state(environment(engine, sessions_per_worker=2, max_workers=2), state)
+    config = with_state(environment(engine, docker={"command": [*SERVE, "--capacity", "2"]}, sessions_per_worker=2, max_workers=2), state)
     first = gateway(config)
     sessions = [first.create("e") for _ in range(3)]
     workers = {first.get(s).json()["worker"] for s in sessions}

@@ -185,11 +185,12 @@ def test_nothing_exposed_and_nothing_answers(engine, openenv_image, gateway):
 SERVER = """
 import http.server
 class H(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
     def do_GET(self):
         self.send_response(200 if self.path == "/health" else {status})
         self.send_header("Content-Length", "0")
         self.end_headers()
-http.server.HTTPServer(("0.0.0.0", 8000), H).serve_forever()
+http.server.ThreadingHTTPServer(("0.0.0.0", 8000), H).serve_forever()
 """
 
 
@@ -250,7 +251,7 @@ def looked(engine, openenv_image, gateway, docker, **keys):
     g = gateway(environment(engine, openenv_image, {**docker, **python(LOOK)}, **keys), env={**os.environ, "GATEWAY_ONLY": "1"})
     text = g.post("/v1/sessions", {"environment": "e"}).json()
     none_left(engine, g)
-    return json.loads(text["message"].split("Its last output:\n")[1])
+    return json.loads(text["error"]["message"].split("Its last output:\n")[1])
 
 
 def test_by_default_a_container_may_little(engine, openenv_image, gateway):
