@@ -120,7 +120,7 @@ run:
 install: $(OUT)/envgate
 	install -D -m 755 $(OUT)/envgate $(DESTDIR)$(PREFIX)/bin/envgate
 	install -D -m 644 docs/config.schema.json $(DESTDIR)$(PREFIX)/share/envgate/config.schema.json
-	install -D -m 644 deploy/envgate.example.json $(DESTDIR)$(PREFIX)/share/doc/envgate/envgate.example.json
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/envgate deploy/envgate.example.json docs/*.md
 	cd proto && find . -name '*.proto' -exec install -D -m 644 {} $(DESTDIR)$(PREFIX)/share/envgate/proto/{} \;
 
 # --- tests -------------------------------------------------------------------------------------------------------------------------

@@ -32,10 +32,14 @@ int main(int argc, char **argv)
     return run_serve(argc - 1, argv + 1);
   if (strcmp(command, "check") == 0)
     return cli_check(argc - 1, argv + 1);
+  if (strcmp(command, "health") == 0)
+    return cli_health(argc - 1, argv + 1);
   if (strcmp(command, "worker") == 0)
     return reference_main(argc - 1, argv + 1);
   if (strcmp(command, "supervise") == 0)
     return supervise_main(argc, argv);
+  if (strcmp(command, "booting") == 0)
+    return booting_main(argc, argv);
   if (strcmp(command, "docs") == 0)
     return cli_docs(argc - 1, argv + 1);
   if (strcmp(command, "--version") == 0 || strcmp(command, "-V") == 0)

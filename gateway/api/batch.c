@@ -44,6 +44,7 @@ struct batch_part {
   struct arena arena;
   struct payload_scope scope;
   nsec arrived;
+  struct flow *flow; // of the batch's call: a reference, as the part may outlive it
   struct batch_item *items;
   size_t n;
   size_t left; // items that have not ended, and one while the part is worked on
@@ -70,6 +71,7 @@ static void part_free(struct batch_part *p)
   for (size_t i = 0; p->items && i < p->n; i++)
     shared_unref(p->items[i].bytes);
   arena_free(&p->arena);
+  flow_unref(p->flow);
   free(p);
 }
 
@@ -102,6 +104,10 @@ static void batch_reply(struct batch *b)
   }
   reply.n_items = b->n;
   reply.items = b->items;
+  struct batch_part *own = b->parts[b->home->index];
+  for (size_t i = 0; own && i < own->n; i++)
+    if (own->items[i].bytes)
+      call_lend(b->call, own->items[i].bytes);
   rpc_finish(b->call, &reply.base, NULL);
 }
 
@@ -340,6 +346,8 @@ static bool item_fill(struct batch_part *p, size_t index, const Envgate__V1__Ste
   item->timeout_s = request->timeout_s;
   item->format = payload_format_choose(request->payload_format, (int)q->payload_format);
   item->waiter.done = on_done;
+  item->waiter.flow = p->flow;
+  item->waiter.flow_key = p->batch->call->flow_key;
   item->timer.fire = on_item_timeout;
   p->batch->items[index] = &item->message;
   if (!step_read(&p->scope, request, &item->waiter, &e)) {
@@ -359,6 +367,7 @@ static struct batch_part *part_new(struct batch *b, struct reactor *at)
   p->at = at;
   p->home = b->home;
   p->arrived = c->arrived;
+  p->flow = flow_ref(c->flow);
   p->left = 1;
   // What a call may take for what its request becomes, and the results' copies.
   arena_init(&p->arena, 16 * (size_t)b->home->config->max_message_bytes + REPLY_BYTES_MAX);

@@ -61,6 +61,7 @@ static void reply_state(struct episode_call *ec, const struct outcome *o, const 
   Envgate__V1__Payload state;
   struct payload_scope scope = payload_scope(c);
   reply.session = unconst(session);
+  call_lend(c, o->bytes);
   if (payload_write(&scope, o->state, ec->format, &state, &reply.state, &e))
     rpc_finish(c, &reply.base, NULL);
   else
@@ -104,6 +105,7 @@ static void reply_result(struct episode_call *ec, const struct outcome *o, const
   struct err e;
   struct step_reply reply;
   struct payload_scope scope = payload_scope(c);
+  call_lend(c, o->bytes);
   if (step_reply_fill(&reply, &scope, ec->format, session, o, &ec->waiter, c->arrived, &e))
     rpc_finish(c, &reply.result.base, NULL);
   else
@@ -152,6 +154,8 @@ static void submit(struct call *c, struct session *s, struct episode_call *ec, d
   ec->call = c;
   ec->format = payload_format_choose(format, session_payload_format(s));
   ec->waiter.done = on_done;
+  ec->waiter.flow = c->flow;
+  ec->waiter.flow_key = c->flow_key;
   c->state = ec;
   session_submit(s, &ec->waiter);
 }

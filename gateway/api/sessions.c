@@ -194,7 +194,7 @@ static bool read_source(struct call *c, const Envgate__V1__EnvironmentSource *q,
     return err_nomem(e);
   for (; to->env_vars.n < q->n_env_vars; to->env_vars.n++) {
     const Envgate__V1__EnvironmentSource__EnvVarsEntry *entry = q->env_vars[to->env_vars.n];
-    to->env_vars.at[to->env_vars.n] = (struct pair){entry->key ? entry->key : unconst(""), entry->value ? entry->value : unconst("")};
+    to->env_vars.at[to->env_vars.n] = (struct pair){entry->key ? entry->key : unconst(""), entry->value ? entry->value : unconst(""), VALUE_PLAIN};
   }
   return true;
 }

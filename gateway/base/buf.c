@@ -8,6 +8,8 @@
 #include "base/json_scan.h"
 #include "base/utf8.h"
 
+enum { GENEROUS_UNTIL = 4 << 20 };
+
 char *buf_grow(struct buf *b, size_t more)
 {
   if (more > SIZE_MAX / 2 - b->n || (b->max && b->n + more > b->max))
@@ -15,6 +17,8 @@ char *buf_grow(struct buf *b, size_t more)
   size_t need = b->n + more, cap = b->cap ? b->cap : 256;
   while (cap < need)
     cap *= 2;
+  if (cap > GENEROUS_UNTIL) // memory of its own, which grows without being copied
+    cap = need + need / 8;
   if (b->max && cap > b->max)
     cap = b->max;
   char *p = realloc(b->p, cap);

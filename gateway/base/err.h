@@ -54,6 +54,7 @@ enum code {
   X(WORKER_PROTOCOL, "The worker sent what the protocol does not allow.")                                            \
   X(STEP_IN_PROGRESS, "The deadline passed while the call ran. It goes on; the same request_id collects its reply.") \
   X(STEP_NOT_STARTED, "The deadline passed before the call began. It will not run; send it again.")                  \
+  X(REPLIES_UNREAD, "The caller took nothing of the large replies that wait for it.")                                \
   X(DEADLINE, "The deadline passed.")                                                                                \
   X(CANCELLED, "The caller went away or cancelled.")                                                                 \
   X(EPISODE_MISMATCH, "The session is in another episode than episode_id says.")                                     \

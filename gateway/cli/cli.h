@@ -20,6 +20,9 @@ int cli_check(int argc, char **argv);
 // `docs options|metrics|reasons|schema`: what of docs/ is made from tables in the program.
 int cli_docs(int argc, char **argv);
 
+// `health [--live] [URL]`: whether a gateway answers and takes new sessions.
+int cli_health(int argc, char **argv);
+
 // Prints help: of the program (NULL) or of a command.
 int cli_help(const char *command);
 

@@ -14,6 +14,7 @@ static const char program_help[] =
     "  serve [--config FILE] [options]   run the gateway; without a FILE with the environments echo, cartpole and pixels\n"
     "  check FILE                        say what is wrong in a configuration file\n"
     "  check --schema                    print the file's JSON Schema\n"
+    "  health [--live] [URL]             ask a running gateway whether it takes sessions\n"
     "  worker ENVIRONMENT [options]      run one of the built-in workers: echo, cartpole or pixels\n"
     "\n"
     "  --help, --version\n"
@@ -33,6 +34,13 @@ static const char check_help[] = "usage: envgate check FILE\n"
                                  "\n"
                                  "Reads a configuration file and prints every mistake as FILE:LINE: path: text (exit code 1), or that there is\n"
                                  "none (0). With --schema, prints the JSON Schema of such a file.\n";
+
+static const char health_help[] =
+    "usage: envgate health [--live] [URL]\n"
+    "\n"
+    "Asks the gateway at URL (http://HOST:PORT or unix:/PATH; http://127.0.0.1:8080 if none is given) whether it takes new\n"
+    "sessions (/readyz), or with --live whether it answers at all (/healthz). Exit code 0 if so, else 1, with the reason on\n"
+    "standard error. For probes in images that have neither a shell nor curl.\n";
 
 // The value's name in help: --log-level debug|info|warn|error.
 static void print_value(const struct setting *s)
@@ -71,6 +79,8 @@ int cli_help(const char *command)
     fputs(program_help, stdout);
   else if (strcmp(command, "check") == 0)
     fputs(check_help, stdout);
+  else if (strcmp(command, "health") == 0)
+    fputs(health_help, stdout);
   else {
     fputs(serve_help, stdout);
     for (int i = 0; i < SETTINGS_COUNT; i++)

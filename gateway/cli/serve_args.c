@@ -7,8 +7,8 @@
 #include "cli/cli.h"
 #include "config/options.h"
 
-// getopt's values: a row's index + ROW, which is beyond every character, and the two options that are no settings.
-enum { OPTION_CONFIG = 1, OPTION_HELP, ROW = 256 };
+// getopt's values: a row's index + ROW, and the two options that are no settings; all are past the characters that it returns by itself.
+enum { OPTION_CONFIG = 256, OPTION_HELP, ROW };
 
 struct flags {
   struct cli_flag names[SETTINGS_COUNT];

@@ -3,6 +3,7 @@
 
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 // Header fields that the HTTP and WebSocket clients write themselves.
 static const char *const own_headers[] = {"connection", "content-length", "content-type",      "expect", "host", "keep-alive",
@@ -68,6 +69,8 @@ static void check_static(struct env_config *env, const struct given *given, stru
 {
   if (env->env_vars.n)
     report_add(r, "env_vars", "does not belong to the provider static, whose workers run already");
+  if (env->pass_env.n)
+    report_add(r, "pass_env", "does not belong to the provider static, whose workers run already");
   if (was_given(given, NULL, "max_workers") && env->urls.n && env->max_workers != (int64_t)env->urls.n)
     report_add(r, "max_workers", "must be the number of urls (%zu), or be left out", env->urls.n);
   env->max_workers = (int64_t)env->urls.n;
@@ -83,7 +86,7 @@ static bool mentions(const struct env_config *env, const char *what)
     if (strstr(env->command.at[i], what))
       return true;
   for (size_t i = 0; i < env->env_vars.n; i++)
-    if (strstr(env->env_vars.at[i].value, what))
+    if (env->env_vars.at[i].source == VALUE_PLAIN && strstr(env->env_vars.at[i].value, what))
       return true;
   return false;
 }
@@ -101,11 +104,51 @@ static void check_process(const struct env_config *env, struct report *r)
     report_add(r, "process.command", "has both {port} and {socket} (counting env_vars); the worker can listen on one only");
 }
 
-static void check_uv(const struct given *given, struct report *r)
+// One of extra_env takes the place of one of env_vars, or joins them. False when out of memory; `p` is the caller's then.
+static bool merge_pair(struct pairs *into, const struct pair *p)
+{
+  for (size_t i = 0; i < into->n; i++)
+    if (strcmp(into->at[i].name, p->name) == 0) {
+      free(into->at[i].name);
+      free(into->at[i].value);
+      into->at[i] = *p;
+      return true;
+    }
+  struct pair *at = realloc(into->at, (into->n + 1) * sizeof *at);
+  if (!at)
+    return false;
+  into->at = at;
+  at[into->n++] = *p;
+  return true;
+}
+
+static void merge_extra_env(struct env_config *env, struct report *r)
+{
+  struct pairs *extra = &env->uv_extra_env;
+  while (extra->n && merge_pair(&env->env_vars, &extra->at[extra->n - 1]))
+    extra->n--;
+  if (extra->n) {
+    r->failed = true;
+    return;
+  }
+  free(extra->at);
+  *extra = (struct pairs){0};
+}
+
+static void check_uv(struct env_config *env, const struct given *given, struct report *r)
 {
   int n = was_given(given, "uv", "project") + was_given(given, "uv", "space") + was_given(given, "uv", "project_url");
   if (n != 1)
     report_add(r, "uv", "must have exactly one of project, space and project_url");
+  if (env->uv_port && was_given(given, NULL, "max_workers") && env->max_workers > 1)
+    report_add(r, "uv.port", "is one port, so max_workers must be 1, or be left out");
+  else if (env->uv_port)
+    env->max_workers = 1;
+  if (env->uv_reload && env->uv_workers > 1)
+    report_add(r, "uv.reload", "does not go together with several workers");
+  if (!env->uv_app && !env->uv_project && (env->uv_reload || env->uv_workers > 1))
+    report_add(r, "uv", "must have an app for uvicorn, since reload and workers are its options");
+  merge_extra_env(env, r);
 }
 
 // The image of a Space. NULL: out of memory.
@@ -129,6 +172,8 @@ static void check_docker(struct env_config *env, const struct given *given, stru
     report_add(r, "docker", "must have an image or a space");
   if (was_given(given, "docker", "tag") && (env->image || !was_given(given, "docker", "space")))
     report_add(r, "docker.tag", "goes with a space; an image has its tag in its name");
+  if (env->pass_env.n)
+    report_add(r, "pass_env", "does not belong to the provider docker; say it in env_vars, as {\"NAME\": {\"env\": \"NAME\"}}");
   if (env->image || !env->docker_space || !env->docker_tag)
     return;
   env->image = hub_image(env->docker_space, env->docker_tag);
@@ -170,7 +215,7 @@ void check_environment(struct env_config *env, const struct given *given, struct
   else if (strcmp(name, "process") == 0)
     check_process(env, r);
   else if (strcmp(name, "uv") == 0)
-    check_uv(given, r);
+    check_uv(env, given, r);
   else if (strcmp(name, "docker") == 0)
     check_docker(env, given, r);
   if (env->min_workers > env->max_workers)

@@ -23,10 +23,15 @@ struct strings {
   size_t n;
 };
 
+// Where a value comes from. What is no VALUE_PLAIN is a reference: `value` is a path or a name, and the value itself is read when it is needed
+// (config/secrets.h), so a configuration holds no secret.
+enum value_source { VALUE_PLAIN, VALUE_FILE, VALUE_ENV };
+
 // Names and values in the order of the file.
 struct pairs {
   struct pair {
     char *name, *value;
+    enum value_source source;
   } * at;
   size_t n;
 };
@@ -52,7 +57,8 @@ struct env_config {
   int64_t queue_limit;         // 16: calls that may wait on a session
   int64_t max_reply_bytes;     // 104857600: a message from the worker (OpenEnv's client takes 100 MB)
   struct pairs headers;        // sent with every request to the worker, as on the WebSocket upgrade
-  struct pairs env_vars;       // the worker's environment, for providers that launch
+  struct pairs env_vars;       // the worker's environment, for providers that launch; uv's extra_env is in it, too
+  struct strings pass_env;     // variables of the gateway's own that process, uv and builtin workers get, too; a '*' at the end stands for any rest
 
   struct strings urls; // static: http(s)://host:port[/base] or unix:/path; one worker each
   char *ca_file;       // PEM file of the CAs for https workers; NULL: the system's
@@ -60,20 +66,29 @@ struct env_config {
   // process: {port} becomes a free port, {socket} the path of a unix socket to listen on, {host} 127.0.0.1. One of {port} and {socket} must appear
   // in the command or the env_vars' values.
   struct strings command;
-  char *cwd; // NULL: the gateway's own
+  char *cwd;                 // NULL: the gateway's own
+  int64_t rlimit_data;       // process, uv: RLIMIT_DATA of each process; 0: as the gateway's
+  int64_t rlimit_open_files; // process, uv: RLIMIT_NOFILE of each process; 0: as the gateway's
 
   // builtin: the reference worker. `builtin` is "echo", "cartpole" or "pixels"; `builtin_args` are further options of `envgate worker`.
   char *builtin;
   struct strings builtin_args;
 
   // uv: exactly one of project, space and project_url
-  char *uv_project;           // a local path
-  char *uv_space;             // "org/name": git+https://huggingface.co/spaces/org/name
-  char *uv_project_url;       // anything that `uv run --with` takes
-  char *uv_app;               // an ASGI app as module:name, run by uvicorn; NULL: the project's `server` script
-  char *uv_path;              // the uv program; "uv"
-  struct strings uv_args;     // further arguments of `uv run`
-  struct strings server_args; // further arguments of the server
+  char *uv_project;            // a local path
+  char *uv_space;              // "org/name": git+https://huggingface.co/spaces/org/name
+  char *uv_project_url;        // anything that `uv run --with` takes
+  char *uv_app;                // an ASGI app as module:name, run by uvicorn; NULL: see uv.c
+  char *uv_host;               // where to listen; NULL: on a unix socket if the server takes one, else 127.0.0.1
+  int64_t uv_port;             // 0: a free one
+  char *uv_connect_host;       // where the gateway reaches it; NULL: at uv_host
+  int64_t uv_workers;          // 1: uvicorn processes
+  double uv_install_timeout_s; // 1800: from launch until the server is run
+  bool uv_reload;              // uvicorn --reload
+  struct pairs uv_extra_env;   // empty once it is read: its pairs are in env_vars
+  char *uv_path;               // the uv program; "uv"
+  struct strings uv_args;      // further arguments of `uv run`
+  struct strings server_args;  // further arguments of the server
 
   // docker: image or space; once it is read, the image is always there
   char *image;

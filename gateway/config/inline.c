@@ -186,7 +186,7 @@ static bool set_vars(struct env_config *env, const struct inline_source *s, stru
   const struct setting *row = setting_find(IN_ENVIRONMENT, NULL, STR("env_vars"));
   struct err why;
   for (size_t i = 0; row && i < s->env_vars.n; i++)
-    if (!setting_append_pair(row, str_c(s->env_vars.at[i].name), str_c(s->env_vars.at[i].value), env, &why))
+    if (!setting_append_pair(row, str_c(s->env_vars.at[i].name), str_c(s->env_vars.at[i].value), VALUE_PLAIN, env, &why))
       return why.code == CODE_INVALID_ARGUMENT ? err_field(e, REASON_INVALID_REQUEST, "source.env_vars", "source.env_vars %s", why.msg)
                                                : err_nomem(e);
   return true;

@@ -33,6 +33,13 @@
 #define MOMENT 0.01
 #define LIST_MAX 1000
 
+// What process and uv have in common.
+#define RLIMIT_DATA_ROW        \
+  .def = "0", .max = 64 * TIB, \
+  .help = "The most data (heap, stack, private mappings) that each process of a worker may have: RLIMIT_DATA. 0: as the gateway's."
+#define RLIMIT_OPEN_FILES_ROW \
+  .def = "0", .max = 1048576, .help = "The most descriptors that each process of a worker may have open: RLIMIT_NOFILE. 0: as the gateway's."
+
 #define HOST_PATTERN "([A-Za-z0-9._-]+|\\[[0-9A-Fa-f:.]+\\])"
 // 0 to 65535
 #define PORT_PATTERN "([0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
@@ -95,7 +102,9 @@ const struct setting settings[] = {
      .def = "300",
      .min = 1,
      .max = YEAR,
-     .help = "A caller's connection without calls is closed after that time."},
+     .help = "A caller's connection without calls is closed after that time, and so is one that takes none of its replies. Calls whose large replies "
+             "wait "
+             "because the caller takes none of those before are ended after that time, too, but after 15 s at most."},
     {.key = "shutdown_grace_s",
      G_SECONDS(shutdown_grace_s),
      .def = "25",
@@ -228,12 +237,23 @@ const struct setting settings[] = {
      .pattern = "^([!-~]([ -~]*[!-~])?)?$",
      .name_form = "a header field's name (RFC 9110)",
      .form = "printable ASCII with no space at either end",
+     .references = true,
      .help = "Header fields sent with every request to a worker, as on its WebSocket upgrade; say, a bearer token."},
     {.key = "env_vars",
      E_PAIRS(env_vars),
      .name_pattern = "^[A-Za-z_][A-Za-z0-9_]*$",
      .name_form = "letters, digits and '_', with no digit in front",
-     .help = "Environment variables of the workers. Not for static."},
+     .references = true,
+     .help = "Environment variables of the workers. Not for static. A value that is {\"file\": PATH} or {\"env\": NAME}, here and in headers, is "
+             "read from "
+             "that file (without the line end at its end) or from the gateway's environment each time a worker is launched."},
+    {.key = "pass_env",
+     E_STRINGS(pass_env),
+     .max = PAIRS_MAX,
+     .pattern = "^[A-Za-z_][A-Za-z0-9_]*[*]?$",
+     .form = "a variable's name, or its beginning and '*'",
+     .help = "Variables of the gateway's own environment that process, uv and builtin workers get, too. Without it only PATH, HOME, LANG and TMPDIR "
+             "are passed on, and to uv where its cache, its Pythons and the system's certificates lie."},
 
     // --- provider static ---
     {.key = "urls",
@@ -261,14 +281,21 @@ const struct setting settings[] = {
              "127.0.0.1. Exactly "
              "one of {port} and {socket} must appear, here or in env_vars' values."},
     {.key = "cwd", .provider = "process", E_STRING(cwd), .min = 1, .help = "The folder to run in. Without it: the gateway's own."},
+    {.key = "memory_bytes", .provider = "process", E_SIZE(rlimit_data), RLIMIT_DATA_ROW},
+    {.key = "open_files", .provider = "process", E_INT(rlimit_open_files), RLIMIT_OPEN_FILES_ROW},
 
     // --- provider uv ---
     {.key = "project",
      .provider = "uv",
      E_STRING(uv_project),
      .min = 1,
-     .help = "The path of an OpenEnv project. Exactly one of project, space and project_url is needed."},
-    {.key = "space", .provider = "uv", E_STRING(uv_space), .pattern = SPACE_PATTERN, .form = "ORG/NAME", .help = "A Hugging Face Space."},
+     .help = "The path of an OpenEnv project on this machine. Exactly one of project, space and project_url is needed."},
+    {.key = "space",
+     .provider = "uv",
+     E_STRING(uv_space),
+     .pattern = SPACE_PATTERN,
+     .form = "ORG/NAME",
+     .help = "A Hugging Face Space: git+https://huggingface.co/spaces/ORG/NAME."},
     {.key = "project_url",
      .provider = "uv",
      E_STRING(uv_project_url),
@@ -280,10 +307,63 @@ const struct setting settings[] = {
      E_STRING(uv_app),
      .pattern = "^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_.]*$",
      .form = "MODULE:NAME",
-     .help = "An ASGI app, run by uvicorn. Without it: the project's `server` script."},
+     .help = "An ASGI app, run by uvicorn. Without it: server.app:app where the project's folder has server/app.py, as OpenEnv's own provider "
+             "does, else the project's `server` script."},
+    {.key = "host",
+     .provider = "uv",
+     E_STRING(uv_host),
+     .pattern = "^" HOST_PATTERN "$",
+     .form = "a host's name or address, an IPv6 one in []",
+     .help = "Where the worker listens. Without host, port and connect_host an app listens on a unix socket, which nobody else can take or reach, "
+             "and a `server` script on 127.0.0.1."},
+    {.key = "port",
+     .provider = "uv",
+     E_INT(uv_port),
+     .def = "0",
+     .max = 65535,
+     .help = "The port to listen on; max_workers is 1 then. 0: a free one, held until the worker has ended."},
+    {.key = "connect_host",
+     .provider = "uv",
+     E_STRING(uv_connect_host),
+     .pattern = "^" HOST_PATTERN "$",
+     .form = "a host's name or address, an IPv6 one in []",
+     .help = "Where the gateway reaches the worker. Without it: at host, or at 127.0.0.1 if that stands for all addresses."},
+    {.key = "workers",
+     .provider = "uv",
+     E_INT(uv_workers),
+     .def = "1",
+     .min = 1,
+     .max = 256,
+     .help = "uvicorn processes that share the work of one worker. Each takes its own number of sessions (MAX_CONCURRENT_ENVS); "
+             "sessions_per_worker is what they take together."},
+    {.key = "install_timeout_s",
+     .provider = "uv",
+     E_SECONDS(uv_install_timeout_s),
+     .def = "1800",
+     .min = MOMENT,
+     .max = YEAR,
+     .help = "How long uv may take to install what the project needs. ready_timeout_s counts from then on."},
+    {.key = "reload",
+     .provider = "uv",
+     E_BOOL(uv_reload),
+     .def = "false",
+     .help = "Have uvicorn start the app anew when its code changes, for development; sessions are lost then."},
+    {.key = "extra_env",
+     .provider = "uv",
+     E_PAIRS(uv_extra_env),
+     .name_pattern = "^[A-Za-z_][A-Za-z0-9_]*$",
+     .name_form = "letters, digits and '_', with no digit in front",
+     .references = true,
+     .help = "More env_vars, as OpenEnv's provider calls them; they win over those."},
+    {.key = "memory_bytes", .provider = "uv", E_SIZE(rlimit_data), RLIMIT_DATA_ROW},
+    {.key = "open_files", .provider = "uv", E_INT(rlimit_open_files), RLIMIT_OPEN_FILES_ROW},
     {.key = "path", .provider = "uv", E_STRING(uv_path), .def = "uv", .min = 1, .help = "The uv program."},
     {.key = "args", .provider = "uv", E_STRINGS(uv_args), .help = "More arguments of `uv run`."},
-    {.key = "server_args", .provider = "uv", E_STRINGS(server_args), .help = "More arguments of the server."},
+    {.key = "server_args",
+     .provider = "uv",
+     E_STRINGS(server_args),
+     .help = "More arguments of the server. A `server` script that can listen on a unix socket is told so here, with {socket} for its path; it gets "
+             "no --host and --port then."},
 
     // --- provider docker ---
     {.key = "image",

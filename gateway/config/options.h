@@ -10,6 +10,7 @@
 #include "base/buf.h"
 #include "base/err.h"
 #include "base/str.h"
+#include "config/config.h"
 
 // Where a setting stands in the file.
 enum setting_scope {
@@ -44,11 +45,12 @@ struct setting {
   const char *name_form;     // as form, for a map's names
   const char *unit;          // of numbers
   bool required;             // the provider cannot do without
+  bool references;           // a map's values may also be {"file": PATH} or {"env": NAME}
   const char *help;
 };
 
 extern const struct setting settings[];
-enum { SETTINGS_COUNT = 67 };
+enum { SETTINGS_COUNT = 79 };
 
 // The providers' names, ending in NULL, and their number.
 extern const char *const provider_names[];
@@ -58,6 +60,9 @@ enum { PROVIDER_COUNT = 5 };
 #define ENVIRONMENT_NAME_PATTERN "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
 // At most so many environments, and names in a map.
 enum { ENVIRONMENTS_MAX = 1000, PAIRS_MAX = 1000 };
+// What a reference names.
+#define REFERENCE_FILE_PATTERN "^/"
+#define REFERENCE_ENV_PATTERN "^[A-Za-z_][A-Za-z0-9_]*$"
 
 // The row at that place, or NULL. `provider` may be NULL.
 const struct setting *setting_find(enum setting_scope scope, const char *provider, struct str key);
@@ -71,7 +76,7 @@ bool setting_set(const struct setting *s, struct str text, void *base, struct er
 
 // Appends an item to a list, or a name and a value to a map, under the same terms.
 bool setting_append(const struct setting *s, struct str item, void *base, struct err *e);
-bool setting_append_pair(const struct setting *s, struct str name, struct str value, void *base, struct err *e);
+bool setting_append_pair(const struct setting *s, struct str name, struct str value, enum value_source source, void *base, struct err *e);
 
 // Sets every default of a scope in a zeroed struct. False when out of memory.
 bool settings_default(enum setting_scope scope, void *base);

@@ -128,6 +128,38 @@ static void read_strings(struct reader *rd, const struct setting *s, void *base)
     report_add(rd->r, NULL, "must have at least %.0f item", s->min);
 }
 
+// {"file": PATH} or {"env": NAME}; the mistake is reported otherwise.
+static bool read_reference(struct reader *rd, struct buf *out, enum value_source *source)
+{
+  enum json_type type;
+  struct str key;
+  int n = 0;
+  bool ok = true;
+  json_enter_object(&rd->j);
+  while (json_next_key(&rd->j, &key)) {
+    bool file = str_eq(key, STR("file")), known = file || str_eq(key, STR("env"));
+    *source = file ? VALUE_FILE : VALUE_ENV;
+    ok = ++n == 1 && known && json_peek(&rd->j, &type) && type == JSON_STRING && ok;
+    if (!ok)
+      skip(rd);
+    else if (!read_string(rd, out))
+      return false;
+  }
+  if (!ok || n != 1)
+    report_add(rd->r, NULL, "must be a string, {\"file\": PATH} or {\"env\": NAME}");
+  return ok && n == 1;
+}
+
+// A map's value.
+static bool read_pair_value(struct reader *rd, const struct setting *s, struct buf *out, enum value_source *source)
+{
+  enum json_type type;
+  *source = VALUE_PLAIN;
+  if (s->references && json_peek(&rd->j, &type) && type == JSON_OBJECT)
+    return read_reference(rd, out, source);
+  return read_string(rd, out);
+}
+
 static bool pairs_have(const struct pairs *map, struct str name)
 {
   for (size_t i = 0; i < map->n; i++)
@@ -144,6 +176,7 @@ static void read_pairs(struct reader *rd, const struct setting *s, void *base)
   while (json_next_key(&rd->j, &raw)) {
     struct err e;
     struct buf name = {0}, value = {0};
+    enum value_source source;
     mark_line(rd);
     bool named = decode(rd, raw, &name);
     size_t length = report_enter(rd->r, buf_view(&name));
@@ -152,7 +185,7 @@ static void read_pairs(struct reader *rd, const struct setting *s, void *base)
     else if (pairs_have(map, buf_view(&name))) {
       report_add(rd->r, NULL, "is given twice");
       skip(rd);
-    } else if (read_string(rd, &value) && !setting_append_pair(s, buf_view(&name), buf_view(&value), base, &e))
+    } else if (read_pair_value(rd, s, &value, &source) && !setting_append_pair(s, buf_view(&name), buf_view(&value), source, base, &e))
       report_err(rd->r, &e);
     report_leave(rd->r, length);
     buf_free(&name);

@@ -77,12 +77,36 @@ static bool add_list(const struct setting *s, cJSON *to)
   return items && add_text(items, "type", "string") && add_pattern(items, s->pattern) && add_bounds(s, to, "minItems", "maxItems");
 }
 
+// {"required": [key]}
+static cJSON *add_needing(cJSON *alternatives, const char *key)
+{
+  cJSON *o = add_object(alternatives, NULL), *required = o ? add_array(o, "required") : NULL;
+  return required && add_text(required, NULL, key) ? o : NULL;
+}
+
+// {"key": text}, and nothing else
+static bool add_reference(cJSON *alternatives, const char *key, const char *pattern)
+{
+  cJSON *o = add_needing(alternatives, key);
+  cJSON *properties = o && add_text(o, "type", "object") && add(o, "additionalProperties", cJSON_CreateFalse()) ? add_object(o, "properties") : NULL;
+  cJSON *text = properties ? add_object(properties, key) : NULL;
+  return text && add_text(text, "type", "string") && add_pattern(text, pattern);
+}
+
+// A map's value.
+static bool add_value(const struct setting *s, cJSON *to)
+{
+  cJSON *alternatives = s->references ? add_array(to, "anyOf") : NULL, *plain = alternatives ? add_object(alternatives, NULL) : to;
+  return plain && add_text(plain, "type", "string") && add_pattern(plain, s->pattern) &&
+         (!s->references ||
+          (add_reference(alternatives, "file", REFERENCE_FILE_PATTERN) && add_reference(alternatives, "env", REFERENCE_ENV_PATTERN)));
+}
+
 static bool add_map(const struct setting *s, cJSON *to)
 {
   cJSON *names = add_text(to, "type", "object") ? add_object(to, "propertyNames") : NULL;
   cJSON *values = names ? add_object(to, "additionalProperties") : NULL;
-  return values && add_pattern(names, s->name_pattern) && add_text(values, "type", "string") && add_pattern(values, s->pattern) &&
-         add_bounds(s, to, "minProperties", "maxProperties");
+  return values && add_pattern(names, s->name_pattern) && add_value(s, values) && add_bounds(s, to, "minProperties", "maxProperties");
 }
 
 static bool add_type(const struct setting *s, cJSON *to)
@@ -143,13 +167,6 @@ static bool add_required(cJSON *to, const char *provider)
     if (settings[i].required && setting_in(&settings[i], IN_ENVIRONMENT, provider))
       ok = add_text(required, NULL, settings[i].key);
   return ok;
-}
-
-// {"required": [key]}
-static cJSON *add_needing(cJSON *alternatives, const char *key)
-{
-  cJSON *o = add_object(alternatives, NULL), *required = o ? add_array(o, "required") : NULL;
-  return required && add_text(required, NULL, key) ? o : NULL;
 }
 
 // uv's three ways to name a project exclude each other.

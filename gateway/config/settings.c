@@ -189,12 +189,27 @@ bool setting_append(const struct setting *s, struct str item, void *base, struct
   return true;
 }
 
-bool setting_append_pair(const struct setting *s, struct str name, struct str value, void *base, struct err *e)
+// A reference's path or name.
+static char *take_reference(struct str text, enum value_source source, struct err *e)
+{
+  bool file = source == VALUE_FILE;
+  char *copy = dup(text);
+  if (!copy)
+    err_nomem(e);
+  else if (strlen(copy) == text.n && pattern_matches(file ? REFERENCE_FILE_PATTERN : REFERENCE_ENV_PATTERN, copy))
+    return copy;
+  else
+    err_set(e, CODE_INVALID_ARGUMENT, NULL, file ? "must name an absolute path as \"file\"" : "must name an environment variable as \"env\"");
+  free(copy);
+  return NULL;
+}
+
+bool setting_append_pair(const struct setting *s, struct str name, struct str value, enum value_source source, void *base, struct err *e)
 {
   struct pairs *map = target(s, base);
   if (s->max > 0 && (double)map->n >= s->max)
     return err_set(e, CODE_INVALID_ARGUMENT, NULL, "must have at most %.0f names", s->max);
-  char *name_copy = dup(name), *value_copy = take_string(s, value, e);
+  char *name_copy = dup(name), *value_copy = source == VALUE_PLAIN ? take_string(s, value, e) : take_reference(value, source, e);
   if (!name_copy)
     err_nomem(e);
   if (!name_copy || !value_copy)
@@ -209,7 +224,7 @@ bool setting_append_pair(const struct setting *s, struct str name, struct str va
     goto fail;
   }
   map->at = at;
-  at[map->n++] = (struct pair){name_copy, value_copy};
+  at[map->n++] = (struct pair){name_copy, value_copy, source};
   return true;
 fail:
   free(name_copy);
@@ -246,7 +261,7 @@ static bool copy_pairs(struct pairs *to, const struct pairs *from)
   to->at = calloc(from->n, sizeof *to->at);
   for (; to->at && to->n < from->n; to->n++) {
     struct pair *p = &to->at[to->n];
-    *p = (struct pair){strdup(from->at[to->n].name), strdup(from->at[to->n].value)};
+    *p = (struct pair){strdup(from->at[to->n].name), strdup(from->at[to->n].value), from->at[to->n].source};
     if (!p->name || !p->value) {
       to->n++; // freed with the rest
       return false;
@@ -350,7 +365,8 @@ bool setting_expects(const struct setting *s, struct buf *out)
   case SET_STRINGS:
     return s->form ? buf_printf(out, "a list, each item %s", s->form) : buf_str(out, STR("a list of strings"));
   case SET_PAIRS:
-    return buf_str(out, STR("an object of names and strings"));
+    return buf_str(out, s->references ? STR("an object of names and strings, or {\"file\": PATH} or {\"env\": NAME}")
+                                      : STR("an object of names and strings"));
   case SET_STRING:
   case SET_ENUM:
     break;

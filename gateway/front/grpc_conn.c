@@ -4,6 +4,7 @@
 // One read a turn, of up to 64 KiB; all that it leads to, and all that calls answer meanwhile, is written at the turn's end, in one send if it fits.
 // What the socket does not take waits in `out`, and until it is gone nghttp2 is asked for no more: so a peer that does not read holds at most that
 // buffer and, by flow control, the replies of its own calls.
+#include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/socket.h>
@@ -24,7 +25,11 @@ enum {
   // Read, and written, in a turn: the other connections want theirs.
   MAX_READS = 16,
   TURN_MAX = 1 << 20,
+  // A write: what the socket does not take of it is copied, and that shall be little.
+  WRITE_MAX = 128 << 10,
+  COPY_MAX = 1 << 10, // less of a frame is copied, as it is cheaper
   LAST_CALL_MS = 200, // between the notice of a GOAWAY and the GOAWAY: calls that cross it on the way still count
+  PATIENCE_S = 15,    // for a caller to take some of its large replies: less than the 20 s between a worker's pings, which we don't read meanwhile
   LINGER_MS = 1000,   // for the peer to read the last bytes and close
 };
 
@@ -214,6 +219,7 @@ void grpc_conn_close(struct grpc_conn *c)
   io_close(c->io);
   close(c->fd);
   timer_unset(f->r, &c->timer);
+  flow_close(c->flow);
   list_remove(&c->flush.link); // last, as ending calls may have queued it
   list_remove(&c->link);
   buf_free(&c->out);
@@ -293,68 +299,128 @@ static void on_timer(struct timer *t)
 
 // --- bytes ---------------------------------------------------------------------------------------------------------------------------------
 
-// Sends, or keeps what the socket does not take. False: the connection is dead or there is no memory.
-static bool put(struct grpc_conn *c, const char *p, size_t n)
+// Sends until the socket takes no more, which leaves the rest in `iov`. False: the connection is dead.
+static bool send_some(struct grpc_conn *c, struct iovec **iov, int *n)
 {
-  while (n && !c->out.n) {
-    ssize_t sent = send(c->fd, p, n, MSG_NOSIGNAL);
+  while (*n) {
+    struct msghdr message = {.msg_iov = *iov, .msg_iovlen = (size_t)*n};
+    ssize_t sent = *n == 1 ? send(c->fd, (*iov)->iov_base, (*iov)->iov_len, MSG_NOSIGNAL) : sendmsg(c->fd, &message, MSG_NOSIGNAL);
     if (sent < 0 && errno == EINTR)
       continue;
-    if (sent < 0 && errno != EAGAIN)
-      return false;
     if (sent < 0)
-      break;
+      return errno == EAGAIN;
     c->progress = c->front->r->now;
-    p += sent;
-    n -= (size_t)sent;
+    for (size_t left = (size_t)sent; *n && left >= (*iov)->iov_len; ++*iov, --*n)
+      left -= (*iov)->iov_len, sent = (ssize_t)left;
+    if (*n) {
+      (*iov)->iov_base = (char *)(*iov)->iov_base + sent;
+      (*iov)->iov_len -= (size_t)sent;
+    }
   }
+  return true;
+}
+
+// Sends, or keeps what the socket does not take. False: the connection is dead or there is no memory.
+static bool put(struct grpc_conn *c, struct iovec *iov, int n)
+{
+  if (n && !c->out.n && !send_some(c, &iov, &n))
+    return false;
   if (n && !c->out.n)
     c->progress = c->front->r->now; // the wait begins
-  return n == 0 || buf_add(&c->out, p, n);
+  for (int i = 0; i < n; i++)
+    if (!buf_add(&c->out, iov[i].iov_base, iov[i].iov_len))
+      return false;
+  return true;
 }
 
 static bool put_rest(struct grpc_conn *c)
 {
-  struct buf rest = c->out;
-  c->out = (struct buf){0};
-  bool ok = put(c, rest.p, rest.n);
-  buf_free(&rest);
-  return ok;
+  struct iovec rest = {c->out.p + c->out_at, c->out.n - c->out_at}, *iov = &rest;
+  int n = 1;
+  if (!send_some(c, &iov, &n))
+    return false;
+  c->out_at = n ? c->out.n - rest.iov_len : 0;
+  if (!n)
+    buf_free(&c->out);
+  return true;
+}
+
+// Forgets what has been gathered, for a connection that is dead.
+static void drop_gathered(struct grpc_front *f)
+{
+  f->iov_n = 0;
+  f->out_n = f->iov_bytes = 0;
+  while (f->spent_n)
+    splices_free(&f->spent[--f->spent_n]);
 }
 
 // Sends what has been gathered. False: the connection is dead.
 static bool flush_gathered(struct grpc_conn *c)
 {
-  struct grpc_front *f = c->front;
-  size_t n = f->out_n;
-  f->out_n = 0;
-  return put(c, f->out, n);
+  bool ok = put(c, c->front->iov, c->front->iov_n);
+  drop_gathered(c->front);
+  return ok;
 }
 
-// Where `n` bytes (at most GRPC_SCRATCH) may be gathered; NULL: the socket takes no more now, or the connection is dead.
-static char *gather(struct grpc_conn *c, size_t n)
+void grpc_conn_release(struct grpc_front *f, struct splices *splices)
+{
+  if (f->iov_n && splices->n) {
+    assert(f->spent_n < GRPC_SPENT); // make_room
+    f->spent[f->spent_n++] = *splices;
+    *splices = (struct splices){0};
+  }
+  splices_free(splices);
+}
+
+// Sees to room for `n` more bytes of our own (at most GRPC_SCRATCH) in as many pieces. False: the socket takes no more now, or the connection is dead.
+static bool make_room(struct grpc_conn *c, size_t n, int pieces)
 {
   struct grpc_front *f = c->front;
-  if (n > GRPC_SCRATCH - f->out_n && (!flush_gathered(c) || c->out.n))
-    return NULL;
-  char *to = f->out + f->out_n;
-  f->out_n += n;
-  f->out_total += n;
-  return to;
+  bool room = n <= GRPC_SCRATCH - f->out_n && pieces <= GRPC_IOVECS - f->iov_n && f->iov_bytes < WRITE_MAX && f->spent_n < GRPC_SPENT / 2;
+  return room || (flush_gathered(c) && !c->out.n);
 }
 
-// A frame of a reply, from the reply's own bytes into what goes to the socket: the one copy on their way.
+static void gather_piece(struct grpc_front *f, const char *p, size_t n)
+{
+  struct iovec *last = f->iov_n ? &f->iov[f->iov_n - 1] : NULL;
+  if (last && (char *)last->iov_base + last->iov_len == p)
+    last->iov_len += n;
+  else
+    f->iov[f->iov_n++] = (struct iovec){(void *)(uintptr_t)p, n};
+  f->iov_bytes += n;
+  f->out_total += n;
+}
+
+// Gathers a copy, for which there is room.
+static void gather_copy(struct grpc_front *f, const void *p, size_t n)
+{
+  char *to = f->out + f->out_n;
+  memcpy(to, p, n);
+  f->out_n += n;
+  gather_piece(f, to, n);
+}
+
+// A frame of a reply. Small parts are copied into what goes to the socket, large ones go from where they were received: either way at most one copy.
 static int on_send_data(nghttp2_session *h2, nghttp2_frame *frame, const uint8_t *head, size_t n, nghttp2_data_source *source, void *ctx)
 {
-  enum { HEAD = 9 };
+  enum { HEAD = 9, PIECES = 16 };
   struct grpc_conn *c = ctx;
+  struct grpc_front *f = c->front;
   (void)h2;
   (void)frame;
-  char *to = c->front->out_total < TURN_MAX ? gather(c, HEAD + n) : NULL;
-  if (!to)
+  if (f->out_total >= TURN_MAX || !make_room(c, HEAD + n, PIECES))
     return NGHTTP2_ERR_WOULDBLOCK; // it is asked for again
-  memcpy(to, head, HEAD);
-  grpc_stream_take(source->ptr, to + HEAD, n);
+  gather_copy(f, head, HEAD);
+  while (n) {
+    bool lasting;
+    struct str bytes = grpc_stream_next(source->ptr, n, &lasting);
+    if (lasting && bytes.n >= COPY_MAX && f->iov_n < GRPC_IOVECS)
+      gather_piece(f, bytes.p, bytes.n);
+    else
+      gather_copy(f, bytes.p, bytes.n);
+    n -= bytes.n;
+  }
+  grpc_stream_taken(source->ptr);
   return 0;
 }
 
@@ -363,7 +429,7 @@ static int on_send_data(nghttp2_session *h2, nghttp2_frame *frame, const uint8_t
 static bool pump(struct grpc_conn *c, bool *more)
 {
   struct grpc_front *f = c->front;
-  f->out_n = f->out_total = 0;
+  f->out_total = 0;
   if (c->out.n && !put_rest(c))
     return false;
   while (!c->out.n) {
@@ -375,10 +441,12 @@ static bool pump(struct grpc_conn *c, bool *more)
       *more = f->out_total >= TURN_MAX;
       return flush_gathered(c);
     }
-    char *to = got && (size_t)got <= GRPC_SCRATCH ? gather(c, (size_t)got) : NULL;
-    if (to)
-      memcpy(to, p, (size_t)got);
-    else if (got && (!flush_gathered(c) || !put(c, (const char *)p, (size_t)got)))
+    if (!got)
+      continue;
+    // What nghttp2 gives must be taken, if only to be kept.
+    if ((size_t)got <= GRPC_SCRATCH && make_room(c, (size_t)got, 1))
+      gather_copy(f, p, (size_t)got);
+    else if (!flush_gathered(c) || !put(c, &(struct iovec){(void *)(uintptr_t)p, (size_t)got}, 1))
       return false;
   }
   return true;
@@ -391,9 +459,13 @@ static void on_turn_end(struct turn_end *t)
     return;
   bool more = false;
   if (!pump(c, &more)) {
+    drop_gathered(c->front);
     grpc_conn_close(c);
     return;
   }
+  if (c->took_large)
+    flow_progress(c->flow);
+  c->took_large = false;
   // What is left, and what becomes of the requests that were held, is for the next turn.
   io_events(c->io, IO_READ | IO_EDGE | (c->out.n || more || c->unheld ? IO_WRITE : 0));
   if (more || c->unheld)
@@ -460,10 +532,16 @@ static bool open_session(struct grpc_conn *c)
 bool grpc_conn_open(struct grpc_front *f, int fd)
 {
   struct grpc_conn *c = calloc(1, sizeof *c);
-  if (!c)
+  double patience = f->r->config->idle_connection_s < PATIENCE_S ? f->r->config->idle_connection_s : PATIENCE_S;
+  struct flow *flow = flow_new(f->r, nsec_from_s(patience));
+  if (!c || !flow) {
+    free(c);
+    if (flow)
+      flow_close(flow);
     return false;
+  }
   nsec now = clock_mono();
-  *c = (struct grpc_conn){.front = f, .fd = fd, .flush.run = on_turn_end, .timer.fire = on_timer, .active = now, .progress = now};
+  *c = (struct grpc_conn){.front = f, .fd = fd, .flow = flow, .flush.run = on_turn_end, .timer.fire = on_timer, .active = now, .progress = now};
   list_init(&c->link);
   list_init(&c->flush.link);
   list_init(&c->streams);
@@ -471,6 +549,7 @@ bool grpc_conn_open(struct grpc_front *f, int fd)
       !timer_set(f->r, &c->timer, nsec_add(now, nsec_from_s(f->r->config->idle_connection_s)))) {
     io_close(c->io);
     nghttp2_session_del(c->h2);
+    flow_close(flow);
     free(c);
     return false;
   }

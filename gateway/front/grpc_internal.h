@@ -4,6 +4,7 @@
 #define ENVGATE_FRONT_GRPC_INTERNAL_H
 
 #include <nghttp2/nghttp2.h>
+#include <sys/uio.h>
 
 #include "base/blocks.h"
 #include "base/buf.h"
@@ -14,6 +15,8 @@
 
 enum {
   GRPC_SCRATCH = 64 << 10,  // a read, and a write, are at most this large
+  GRPC_IOVECS = 64,         // pieces of a write
+  GRPC_SPENT = 32,          // replies of one write whose bytes are not copied
   GRPC_SPARE_STREAMS = 256, // stream objects kept for reuse by a reactor
   GRPC_REQUEST_ID = sizeof((struct call){0}.id),
 };
@@ -30,7 +33,13 @@ struct grpc_front {
   struct list spare; // streams
   int spares;
   char in[GRPC_SCRATCH], out[GRPC_SCRATCH]; // used within one callback only
-  size_t out_n, out_total;                  // gathered in `out`; gathered in this turn of a connection
+  size_t out_n, out_total;                  // of `out`; of all that was gathered in this turn of a connection
+  // What is gathered for one write: parts of `out`, and of replies that lie elsewhere and must stay until it is done.
+  struct iovec iov[GRPC_IOVECS];
+  int iov_n;
+  size_t iov_bytes;
+  struct splices spent[GRPC_SPENT]; // of streams that have given all
+  int spent_n;
 };
 
 struct grpc_conn {
@@ -43,13 +52,16 @@ struct grpc_conn {
   struct timer timer;
   struct list streams;
   struct grpc_stream *head_of;                        // whose headers came last; NULL: none, or it is gone
+  struct flow *flow;                                  // what may be read for it from workers
   struct buf out;                                     // bytes that the socket did not take; while there are any, no more are made
+  size_t out_at;                                      // how many of them have been sent
   nsec active;                                        // the last time that a call began, ended or got data
   nsec progress;                                      // the last time that the socket took bytes
   nsec second;                                        // the start of the second that the two counts are of
   uint32_t noise;                                     // frames received that ask for nothing
   uint32_t work;                                      // frames sent for calls
   enum { CONN_OPEN, CONN_NOTICED, CONN_GOING } state; // GOAWAY not sent; sent as a notice; sent for good
+  bool took_large;                                    // in this turn it took bytes of large replies
   bool unheld;                                        // a stream's replies have gone, and what it held can be looked at
 };
 
@@ -73,8 +85,11 @@ struct grpc_stream {
   enum codec codec;
   uint8_t prefix[GRPC_PREFIX]; // goes before `out`
   size_t prefix_at;
-  struct buf out; // messages not yet in frames
-  size_t out_at;
+  struct buf out;              // messages not yet in frames
+  struct splices splices;      // a unary reply's pieces, between the bytes of `out`
+  struct splice_place at;      // what of both is in frames
+  size_t left;                 // what is not
+  bool large;                  // what is queued is
   bool headed;                 // the reply's headers are submitted
   bool ended;                  // after `out` comes the end
   bool given_up;               // reset, for not reading its replies
@@ -95,6 +110,8 @@ void grpc_conn_close(struct grpc_conn *c);
 // Has what is queued sent at the end of the turn.
 void grpc_conn_touch(struct grpc_conn *c);
 bool grpc_conn_setup(struct grpc_front *f);
+// Frees splices, or puts that off until what has been gathered is written. They become empty.
+void grpc_conn_release(struct grpc_front *f, struct splices *splices);
 
 // --- grpc_stream.c: what a connection tells a stream. None of them frees it.
 
@@ -106,8 +123,10 @@ void grpc_stream_head(struct grpc_stream *s);
 void grpc_stream_data(struct grpc_stream *s, struct str bytes);
 // The peer has sent its last.
 void grpc_stream_end(struct grpc_stream *s);
-// Moves the next `n` bytes of the reply, which nghttp2 was told of, to `to`.
-void grpc_stream_take(struct grpc_stream *s, char *to, size_t n);
+// The next of the reply's bytes that nghttp2 was told of, in one place, at most `n` of them. *lasting: they stay there until the stream's splices go.
+struct str grpc_stream_next(struct grpc_stream *s, size_t n, bool *lasting);
+// A frame's bytes were taken by it.
+void grpc_stream_taken(struct grpc_stream *s);
 
 // Goes on with the bytes that are held, if its replies have gone.
 void grpc_stream_resume(struct grpc_stream *s);

@@ -56,7 +56,7 @@ static void must(struct grpc_stream *s, int rv)
 
 static size_t queued(const struct grpc_stream *s)
 {
-  return (GRPC_PREFIX - s->prefix_at) + (s->out.n - s->out_at);
+  return (GRPC_PREFIX - s->prefix_at) + s->left;
 }
 
 enum { MAX_TRAILERS = 3 };
@@ -72,7 +72,7 @@ static size_t put_trailers(const struct grpc_stream *s, nghttp2_nv *nv)
   return n;
 }
 
-// nghttp2 asks how many of up to `room` bytes go into the next frame; grpc_stream_take writes them.
+// nghttp2 asks how many of up to `room` bytes go into the next frame; grpc_stream_next gives them.
 static ssize_t on_read(nghttp2_session *h2, int32_t id, uint8_t *to, size_t room, uint32_t *flags, nghttp2_data_source *source, void *ctx)
 {
   struct grpc_stream *s = source->ptr;
@@ -94,23 +94,30 @@ static ssize_t on_read(nghttp2_session *h2, int32_t id, uint8_t *to, size_t room
   return (ssize_t)n;
 }
 
-void grpc_stream_take(struct grpc_stream *s, char *to, size_t n)
+struct str grpc_stream_next(struct grpc_stream *s, size_t n, bool *lasting)
 {
   size_t head = GRPC_PREFIX - s->prefix_at;
-  head = head < n ? head : n;
-  memcpy(to, s->prefix + s->prefix_at, head);
-  s->prefix_at += head;
-  n -= head;
-  if (n) {
-    memcpy(to + head, s->out.p + s->out_at, n);
-    s->out_at += n;
+  if (head) {
+    struct str prefix = {(const char *)s->prefix + s->prefix_at, head < n ? head : n};
+    s->prefix_at += prefix.n;
+    *lasting = false;
+    return prefix;
   }
+  struct str bytes = splices_next(&s->splices, buf_view(&s->out), &s->at, n, lasting);
+  s->left -= bytes.n;
+  return bytes;
+}
+
+void grpc_stream_taken(struct grpc_stream *s)
+{
+  s->conn->took_large = s->conn->took_large || s->large;
   if (s->held.n && queued(s) < REPLIES_HIGH)
     s->conn->unheld = true;
   if (queued(s))
     return;
   buf_return(&s->conn->front->r->bufs, &s->out);
-  s->out_at = 0;
+  grpc_conn_release(s->conn->front, &s->splices);
+  s->at = (struct splice_place){0};
 }
 
 static size_t put_head(const struct grpc_stream *s, nghttp2_nv *nv)
@@ -155,6 +162,7 @@ static void send_plain(struct grpc_stream *s, const struct err *e)
   s->headed = s->ended = true;
   if (!buf_printf(&s->out, "%s\n", e->msg))
     buf_free(&s->out);
+  s->left = s->out.n;
   char status[12];
   snprintf(status, sizeof status, "%d", s->http_status);
   nghttp2_nv nv[] = {
@@ -166,34 +174,45 @@ static void send_plain(struct grpc_stream *s, const struct err *e)
   must(s, nghttp2_submit_response(session(s), s->id, nv, n, &from));
 }
 
-// Queues a message; takes the bytes of `out`. False: it can't be sent.
-static bool queue(struct grpc_stream *s, struct buf *out)
+// Takes the bytes of `out` and the pieces between them, when nothing is queued. False: it can't be sent.
+static bool queue_first(struct grpc_stream *s, struct buf *out, struct splices *splices)
 {
-  uint8_t prefix[GRPC_PREFIX];
+  if (!grpc_prefix(s->prefix, out->n + splices->bytes))
+    return false;
+  s->prefix_at = 0;
+  size_t max = out->max;
+  buf_free(&s->out);
+  s->out = *out;
+  s->out.max = 0;
+  *out = (struct buf){.max = max};
+  s->splices = *splices;
+  *splices = (struct splices){0};
+  s->at = (struct splice_place){0};
+  s->left = s->out.n + s->splices.bytes;
+  s->large = s->left >= FLOW_LARGE;
+  return true;
+}
+
+// Queues a message; takes its bytes. False: it can't be sent.
+static bool queue(struct grpc_stream *s, struct buf *out, struct splices *splices)
+{
+  if (!queued(s)) // the usual case: no copy
+    return queue_first(s, out, splices);
+  uint8_t prefix[GRPC_PREFIX]; // of a stream's message: it has no pieces
   if (!grpc_prefix(prefix, out->n))
     return false;
-  if (!queued(s)) { // the usual case: no copy
-    memcpy(s->prefix, prefix, sizeof prefix);
-    s->prefix_at = 0;
-    size_t max = out->max;
-    buf_free(&s->out);
-    s->out = *out;
-    s->out.max = 0;
-    s->out_at = 0;
-    *out = (struct buf){.max = max};
-    return true;
-  }
   if (queued(s) > REPLIES_MAX)
     return false;
-  if (s->out_at > s->out.n / 2) { // not each time: it moves what is left
-    buf_consume(&s->out, s->out_at);
-    s->out_at = 0;
+  if (s->at.own > s->out.n / 2) { // not each time: it moves what is left
+    buf_consume(&s->out, s->at.own);
+    s->at.own = 0;
   }
   if (!buf_reserve(&s->out, sizeof prefix + out->n))
     return false;
   buf_add(&s->out, prefix, sizeof prefix);
   if (out->n)
     buf_add(&s->out, out->p, out->n);
+  s->left += sizeof prefix + out->n;
   out->n = 0;
   return true;
 }
@@ -211,7 +230,7 @@ static void on_call_message(struct call *c, struct buf *out)
   struct grpc_stream *s = c->front_ctx;
   if (s->given_up)
     out->n = 0;
-  else if (queue(s, out))
+  else if (queue(s, out, &c->splices))
     send_replies(s);
   else
     give_up(s, out);
@@ -243,6 +262,7 @@ static void on_call_finish(struct call *c, struct buf *out, const struct err *e)
   buf_free(&s->held);
   memcpy(s->request_id, c->id, sizeof s->request_id);
   s->conn->active = s->conn->front->r->now;
+  flow_complete(s->conn->flow, (uint64_t)s->id);
   if (s->http_status) {
     struct err none = {0};
     send_plain(s, e ? e : &none);
@@ -253,7 +273,7 @@ static void on_call_finish(struct call *c, struct buf *out, const struct err *e)
     send_trailers_only(s);
     return;
   }
-  if (!e && !c->method->server_streaming && !queue(s, out)) {
+  if (!e && !c->method->server_streaming && !queue(s, out, &c->splices)) {
     must(s, NGHTTP2_ERR_NOMEM);
     return;
   }
@@ -294,6 +314,8 @@ struct grpc_stream *grpc_stream_open(struct grpc_conn *c, int32_t id)
     return NULL;
   }
   s->call->protocol = "grpc";
+  s->call->flow = c->flow;
+  s->call->flow_key = (uint64_t)id;
   list_append(&c->streams, &s->link);
   return s;
 }
@@ -307,10 +329,12 @@ void grpc_stream_close(struct grpc_stream *s)
     c->front = &nobody;
     call_cancel(c);
   }
+  flow_done(s->conn->flow, (uint64_t)s->id);
   s->conn->active = f->r->now;
   grpc_frames_free(&s->frames);
   buf_free(&s->held);
   buf_free(&s->out);
+  grpc_conn_release(f, &s->splices);
   buf_free(&s->message);
   buf_free(&s->details);
   list_remove(&s->link);

@@ -184,6 +184,45 @@ static bool add_headers(const struct conn *conn, struct MHD_Response *response)
   return ok;
 }
 
+// A reply whose pieces lie elsewhere, while it is sent.
+struct spliced {
+  struct buf own;
+  struct splices splices;
+};
+
+static void free_spliced(void *ctx)
+{
+  struct spliced *s = ctx;
+  buf_free(&s->own);
+  splices_free(&s->splices);
+  free(s);
+}
+
+static struct MHD_Response *spliced_response(struct http_request *q)
+{
+  size_t most = 2 * q->splices.n + 1;
+  struct spliced *s = malloc(sizeof *s);
+  struct MHD_IoVec *iov = malloc(most * sizeof *iov);
+  struct MHD_Response *response = NULL;
+  if (s && iov) {
+    *s = (struct spliced){q->reply, q->splices};
+    unsigned n = 0;
+    bool piece;
+    struct splice_place at = {0};
+    for (struct str bytes; (bytes = splices_next(&s->splices, buf_view(&s->own), &at, SIZE_MAX, &piece)).n;)
+      iov[n++] = (struct MHD_IoVec){bytes.p, bytes.n};
+    response = MHD_create_response_from_iovec(iov, n, free_spliced, s);
+  }
+  free(iov); // libmicrohttpd has a copy
+  if (!response) {
+    free(s);
+    return NULL;
+  }
+  q->reply = (struct buf){0};
+  q->splices = (struct splices){0};
+  return response;
+}
+
 // Hands the answer to libmicrohttpd, whose MHD_NO closes the connection.
 static enum MHD_Result send_answer(struct conn *conn)
 {
@@ -197,6 +236,8 @@ static enum MHD_Result send_answer(struct conn *conn)
       char *to;
     } bytes = {q->reply_static.p};
     response = MHD_create_response_from_buffer(q->reply_static.n, bytes.to, MHD_RESPMEM_PERSISTENT);
+  } else if (q->splices.n) {
+    response = spliced_response(q);
   } else {
     response = MHD_create_response_from_buffer(q->reply.n, q->reply.p, MHD_RESPMEM_MUST_FREE);
     if (response)
@@ -329,6 +370,7 @@ static void request_clear(struct conn *conn)
   http_rest_detach(q);
   buf_free(&q->body);
   buf_free(&q->reply);
+  splices_free(&q->splices);
   *q = (struct http_request){.r = conn->front->r, .ready = conn->front->ready};
   q->body.max = (size_t)conn->front->r->config->max_message_bytes;
   conn->stage = STAGE_IDLE;

@@ -5,6 +5,7 @@
 
 #include "base/arena.h"
 #include "base/buf.h"
+#include "base/splice.h"
 #include "rpc/rpc.h"
 
 struct http_request {
@@ -19,6 +20,7 @@ struct http_request {
   int status;
   const char *content_type; // a literal
   struct buf reply;         // taken over by the sending
+  struct splices splices;   // pieces of it that lie elsewhere; taken over, too
   struct str reply_static;  // used when not empty
   char allow[48];           // for 405; "" otherwise
   char request_id[28];      // "": none

@@ -48,6 +48,13 @@ static void answer_error(struct http_request *q, const struct err *e)
   }
 }
 
+static void answer_reply(struct http_request *q, struct call *c, struct buf *out)
+{
+  q->splices = c->splices;
+  c->splices = (struct splices){0};
+  http_answer(q, 200, JSON, out);
+}
+
 static void finish(struct call *c, struct buf *out, const struct err *e)
 {
   struct http_request *q = c->front_ctx;
@@ -58,7 +65,7 @@ static void finish(struct call *c, struct buf *out, const struct err *e)
   if (e)
     answer_error(q, e);
   else
-    http_answer(q, 200, JSON, out);
+    answer_reply(q, c, out);
 }
 
 // No method with google.api.http streams its reply; the generator (tools/gen_api.py) sees to it.

@@ -225,7 +225,6 @@ static bool launch_as(struct pool *p, uint64_t number, const char *adopt)
       .key = ps->state.key,
       .adopt = adopt,
       .state_dir = ps->state.path,
-      .ports = &ps->ports,
       .ordinal = free_ordinal(p),
   };
   struct err e;

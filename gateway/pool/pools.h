@@ -8,7 +8,6 @@
 #include "pool/pool.h"
 #include "pool/state_dir.h"
 #include "pool/worker.h"
-#include "providers/ports.h"
 #include "runtime/metrics.h"
 
 enum { EPITAPHS = 64 };
@@ -28,8 +27,7 @@ struct pools {
   uint64_t workers_named;         // for the next worker's id
   const struct provider *adopter; // the one whose workers may outlive the gateway; NULL: none is used
   struct adoption *adoption;
-  bool listing; // it looks for what an earlier life left; its launches wait for that
-  struct ports ports;
+  bool listing;                      // it looks for what an earlier life left; its launches wait for that
   struct epitaph epitaphs[EPITAPHS]; // a ring
   unsigned epitaph_next;
   int launching;      // workers that count as launches under way, of every pool

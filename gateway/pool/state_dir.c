@@ -11,18 +11,54 @@
 #include <sys/file.h>
 #include <sys/random.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/str.h"
 
-// Of those that gateways without a state_dir make.
-#define OWN_PREFIX "envgate-"
-// In it: the instance's digits and the key's. Locked for as long as the gateway lives.
-#define IDENTITY_FILE "identity"
+#define PREFIX "envgate-"
+static const char lock_name[] = "lock"; // in it the digits of the instance and of the key
+// mkdtemp's six; a folder without a lock is either being made just now, or its gateway died in that moment.
+enum { SUFFIX = 6, MOMENT_S = 60, TRIES = 8 };
 
-static bool refuse_dir(const char *path, const char *why, struct err *e)
+static bool refuse(const char *path, const char *why, struct err *e)
 {
   return err_set(e, CODE_FAILED_PRECONDITION, REASON_INTERNAL, "the state directory %s: %s; set state_dir to one that can be written", path, why);
+}
+
+// The lock's descriptor, held; -1 with errno: EWOULDBLOCK when another process holds it, ESTALE when its file was removed meanwhile.
+static int take_lock(int dir, int flags)
+{
+  int fd = openat(dir, lock_name, O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | flags, 0600);
+  struct stat held, named;
+  if (fd < 0)
+    return -1;
+  // The file may have been removed between open and flock.
+  if (flock(fd, LOCK_EX | LOCK_NB) == 0) {
+    if (fstat(fd, &held) == 0 && fstatat(dir, lock_name, &named, AT_SYMLINK_NOFOLLOW) == 0 && held.st_ino == named.st_ino && S_ISREG(held.st_mode))
+      return fd;
+    errno = ESTALE;
+  }
+  int cause = errno;
+  close(fd);
+  errno = cause;
+  return -1;
+}
+
+static void remove_sockets(int dir)
+{
+  int copy = openat(dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  DIR *list = copy >= 0 ? fdopendir(copy) : NULL;
+  struct stat st;
+  if (!list) {
+    if (copy >= 0)
+      close(copy);
+    return;
+  }
+  for (struct dirent *d; (d = readdir(list));)
+    if (str_ends(str_c(d->d_name), STR(".sock")) && fstatat(dir, d->d_name, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISSOCK(st.st_mode))
+      unlinkat(dir, d->d_name, 0);
+  closedir(list);
 }
 
 // --- who we are ----------------------------------------------------------------------------------------------------------------------------
@@ -48,168 +84,166 @@ static bool new_identity(struct state_dir *d, struct err *e)
 static bool read_identity(struct state_dir *d)
 {
   char digits[2 * IDENTITY_DIGITS + 1] = "";
-  if (pread(d->lock, digits, 2 * IDENTITY_DIGITS, 0) != 2 * IDENTITY_DIGITS || strspn(digits, "0123456789abcdef") != 2 * IDENTITY_DIGITS)
+  if (pread(d->lock, digits, sizeof digits - 1, 0) != sizeof digits - 1 || strspn(digits, "0123456789abcdef") != sizeof digits - 1)
     return false;
   set_identity(d, digits);
   return true;
 }
 
+// What nobody would know again must not be launched, so this is not done by halves.
 static bool write_identity(struct state_dir *d, struct err *e)
 {
   char line[2 * IDENTITY_DIGITS + 2];
   if (!new_identity(d, e))
     return false;
   int n = snprintf(line, sizeof line, "%s%s\n", d->instance, d->key);
-  return (!ftruncate(d->lock, 0) && pwrite(d->lock, line, (size_t)n, 0) == n && !fsync(d->lock)) ||
-         refuse_dir(d->path, strerror(errno), e); // a container that nobody would know again must not be made
+  return (!ftruncate(d->lock, 0) && pwrite(d->lock, line, (size_t)n, 0) == n && !fsync(d->lock)) || refuse(d->path, strerror(errno), e);
 }
 
-// Whether what was locked is still what the name means: who ends removes it.
-static bool still_there(int dir, int file)
+// --- what dead gateways left ---------------------------------------------------------------------------------------------------------------
+
+static bool is_ours(int dir, struct stat *st)
 {
-  struct stat held, named;
-  return !fstat(file, &held) && !fstatat(dir, IDENTITY_FILE, &named, AT_SYMLINK_NOFOLLOW) && held.st_ino == named.st_ino &&
-         held.st_dev == named.st_dev;
+  return fstat(dir, st) == 0 && st->st_uid == geteuid() && (st->st_mode & 07777) == 0700;
 }
 
-// Locks d->path. 1: done; 0: another gateway has it, or it is none (any more); -1: errno says why not.
-static int lock_dir(struct state_dir *d, int flags)
+// Takes over the folder of a dead gateway, or removes one whose gateway died before it had launched anything.
+static bool take_if_dead(struct state_dir *d, int base, const char *name)
 {
-  int dir = open(d->path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+  struct stat st;
+  bool taken = false;
+  int dir = openat(base, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
   if (dir < 0)
-    return -1;
-  int got = -1;
-  d->lock = openat(dir, IDENTITY_FILE, O_RDWR | O_NOFOLLOW | O_CLOEXEC | flags, 0600);
-  // A new one can be held by who just looks whether it was left, for a moment.
-  if (d->lock >= 0 && !flock(d->lock, flags & O_EXCL ? LOCK_EX : LOCK_EX | LOCK_NB))
-    got = still_there(dir, d->lock);
-  else if (d->lock >= 0 && errno == EWOULDBLOCK)
-    got = 0;
-  int error = errno;
-  if (got != 1 && d->lock >= 0) {
-    close(d->lock);
-    d->lock = -1;
+    return false;
+  if (is_ours(dir, &st)) {
+    d->lock = take_lock(dir, 0);
+    taken = d->lock >= 0 && read_identity(d);
+    if (d->lock >= 0 && !taken) {
+      unlinkat(dir, lock_name, 0);
+      unlinkat(base, name, AT_REMOVEDIR); // only if there is nothing else in it
+      close(d->lock);
+    } else if (d->lock < 0 && errno == ENOENT && time(NULL) - st.st_mtime > MOMENT_S) {
+      unlinkat(base, name, AT_REMOVEDIR);
+    }
   }
+  if (taken)
+    remove_sockets(dir);
   close(dir);
-  errno = error;
-  return got;
+  return taken;
 }
 
-// Removes the sockets of workers that ended with an earlier life.
-static void sweep(const struct state_dir *d)
-{
-  DIR *dir = opendir(d->path);
-  for (struct dirent *entry; dir && (entry = readdir(dir));)
-    if (str_ends(str_c(entry->d_name), STR(".sock")))
-      unlinkat(dirfd(dir), entry->d_name, 0);
-  if (dir)
-    closedir(dir);
-}
-
-// --- the folder ----------------------------------------------------------------------------------------------------------------------------
-
-static bool use_dir(struct state_dir *d, const char *path, struct err *e)
-{
-  struct stat st;
-  if (mkdir(path, 0700) && errno != EEXIST)
-    return refuse_dir(path, strerror(errno), e);
-  if (stat(path, &st))
-    return refuse_dir(path, strerror(errno), e);
-  if (!S_ISDIR(st.st_mode))
-    return refuse_dir(path, "it is no directory", e);
-  if (access(path, W_OK | X_OK))
-    return refuse_dir(path, strerror(errno), e);
-  d->path = realpath(path, NULL); // a worker may run in another folder
-  if (!d->path)
-    return err_nomem(e);
-  int locked = lock_dir(d, O_CREAT);
-  if (!locked)
-    return err_set(e, CODE_FAILED_PRECONDITION, REASON_INTERNAL, "the state directory %s: another gateway uses it; give each a state_dir of its own",
-                   d->path);
-  if (locked < 0)
-    return refuse_dir(d->path, strerror(errno), e);
-  return read_identity(d) || write_identity(d, e);
-}
-
-// Whether a folder is one that a gateway of this user made, and nobody else can have written to.
-static bool is_ours(const char *path)
-{
-  struct stat st;
-  return !lstat(path, &st) && S_ISDIR(st.st_mode) && st.st_uid == geteuid() && !(st.st_mode & 077);
-}
-
-// Takes over a folder that a gateway left as it was killed.
+// One is enough: who is started next takes another.
 static bool take_over(struct state_dir *d, const char *base)
 {
-  DIR *dir = opendir(base);
-  bool found = false;
-  for (struct dirent *entry; dir && !found && (entry = readdir(dir));) {
-    if (strncmp(entry->d_name, OWN_PREFIX, strlen(OWN_PREFIX)) != 0 || asprintf(&d->path, "%s/%s", base, entry->d_name) < 0)
+  DIR *list = opendir(base);
+  bool taken = false;
+  if (!list)
+    return false;
+  for (struct dirent *entry; !taken && (entry = readdir(list));) {
+    if (!str_starts(str_c(entry->d_name), STR(PREFIX)) || strlen(entry->d_name) != strlen(PREFIX) + SUFFIX ||
+        asprintf(&d->path, "%s/%s", base, entry->d_name) < 0)
       continue;
-    found = is_ours(d->path) && lock_dir(d, 0) == 1 && read_identity(d);
-    if (found)
-      break;
-    if (d->lock >= 0)
-      close(d->lock);
-    free(d->path);
-    d->path = NULL;
-    d->lock = -1;
+    taken = take_if_dead(d, dirfd(list), entry->d_name);
+    if (!taken) {
+      free(d->path);
+      d->path = NULL;
+      d->lock = -1;
+    }
   }
-  if (dir)
-    closedir(dir);
-  return found;
+  closedir(list);
+  return taken;
 }
 
-static bool make_own_dir(struct state_dir *d, struct err *e)
+// --- ours ----------------------------------------------------------------------------------------------------------------------------------
+
+// Takes the lock of the folder at d->path; errno says why not.
+static bool lock_it(struct state_dir *d)
+{
+  int dir = open(d->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (dir < 0)
+    return false;
+  d->lock = take_lock(dir, O_CREAT);
+  int cause = errno;
+  if (d->lock >= 0)
+    remove_sockets(dir);
+  close(dir);
+  errno = cause;
+  return d->lock >= 0;
+}
+
+static bool make_own(struct state_dir *d, struct err *e)
 {
   const char *base = getenv("XDG_RUNTIME_DIR");
   if (!base || base[0] != '/' || access(base, W_OK | X_OK))
     base = "/tmp";
-  d->own = true;
-  if (take_over(d, base))
+  d->own = take_over(d, base);
+  if (d->own)
     return true;
-  if (asprintf(&d->path, "%s/" OWN_PREFIX "XXXXXX", base) < 0) {
-    d->path = NULL;
-    return err_nomem(e);
-  }
-  if (!mkdtemp(d->path)) {
-    refuse_dir(base, strerror(errno), e);
+  for (int i = 0; i < TRIES; i++) {
+    if (asprintf(&d->path, "%s/" PREFIX "XXXXXX", base) < 0) {
+      d->path = NULL;
+      return err_nomem(e);
+    }
+    if (!mkdtemp(d->path))
+      return refuse(base, strerror(errno), e);
+    d->own = lock_it(d);
+    if (d->own)
+      return write_identity(d, e);
+    // Another gateway that starts took it for a dead one's.
     free(d->path);
     d->path = NULL;
-    return false;
   }
-  // Nobody takes it over before its identity is there and its lock is free.
-  return (lock_dir(d, O_CREAT | O_EXCL) == 1 && write_identity(d, e)) || refuse_dir(d->path, strerror(errno), e);
+  return refuse(base, strerror(errno), e);
+}
+
+static bool use(struct state_dir *d, const char *path, struct err *e)
+{
+  struct stat st;
+  if (mkdir(path, 0700) && errno != EEXIST)
+    return refuse(path, strerror(errno), e);
+  if (stat(path, &st))
+    return refuse(path, strerror(errno), e);
+  if (!S_ISDIR(st.st_mode))
+    return refuse(path, "it is no directory", e);
+  if (access(path, W_OK | X_OK))
+    return refuse(path, strerror(errno), e);
+  d->path = realpath(path, NULL); // a worker may run in another folder
+  if (!d->path)
+    return err_nomem(e);
+  for (int i = 0; i < TRIES; i++)
+    if (lock_it(d))
+      return read_identity(d) || write_identity(d, e);
+    else if (errno == EWOULDBLOCK)
+      return err_set(e, CODE_FAILED_PRECONDITION, REASON_INTERNAL,
+                     "the state directory %s: another gateway uses it; each needs a state_dir of its own", path);
+  return refuse(path, strerror(errno), e);
 }
 
 bool state_dir_open(struct state_dir *d, const char *configured, bool needed, struct err *e)
 {
   *d = (struct state_dir){.lock = -1};
-  if (configured ? use_dir(d, configured, e) : make_own_dir(d, e)) {
-    sweep(d);
+  if (configured ? use(d, configured, e) : make_own(d, e))
     return true;
-  }
-  state_dir_close(d);
-  if (configured || needed)
-    return false;
-  *d = (struct state_dir){.lock = -1};
-  return new_identity(d, e);
+  if (d->lock >= 0)
+    close(d->lock);
+  free(d->path);
+  *d = (struct state_dir){0};
+  return !configured && !needed && new_identity(d, e);
 }
 
 void state_dir_close(struct state_dir *d)
 {
   if (!d->path)
     return;
-  if (d->own && d->lock >= 0) {
-    char *file = NULL;
-    if (asprintf(&file, "%s/" IDENTITY_FILE, d->path) >= 0)
-      unlink(file);
-    free(file);
+  // A configured one keeps the identity: the next gateway there is this one again, should anything be left.
+  int dir = d->own ? open(d->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
+  if (dir >= 0) {
+    unlinkat(dir, lock_name, 0);
+    close(dir);
   }
+  close(d->lock);
   if (d->own)
     rmdir(d->path);
-  if (d->lock >= 0)
-    close(d->lock);
   free(d->path);
-  *d = (struct state_dir){.lock = -1};
+  *d = (struct state_dir){0};
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The folder of what must outlive the gateway, and who the gateway is. A lock there says that it lives: no two gateways are the same at a time, and one that is
-// started where another was killed is that one, so it may take over what that one left.
+// The folder of what may outlast the gateway: sockets of launched workers, and who the gateway is. It belongs to one gateway at a time, which holds a lock on the file
+// "lock" in it for as long as it lives. So no two gateways are the same at a time, the next one knows a dead gateway's folder from a living one's, and one that gets a
+// dead one's is that gateway and may take over what it left.
 #ifndef ENVGATE_POOL_STATE_DIR_H
 #define ENVGATE_POOL_STATE_DIR_H
 
@@ -11,18 +12,18 @@
 enum { IDENTITY_DIGITS = 16 };
 
 struct state_dir {
-  char *path;                         // NULL: there is none, and nobody will ever be this gateway again
-  bool own;                           // below $XDG_RUNTIME_DIR or /tmp; removed at the end
-  int lock;                           // -1: none
+  char *path; // NULL: none, and nobody will ever be this gateway again
+  int lock;
+  bool own;                           // it was made for a gateway and is removed at the end
   char instance[IDENTITY_DIGITS + 1]; // random hexadecimal digits
   char key[IDENTITY_DIGITS + 1];      // and some more, which are nobody else's to know
 };
 
-// Opens the configured folder, made if need be, with its lock. Without one (NULL): that of a gateway of this user that was killed, else a new one of its own; and
-// where that can't be made, none at all unless `needed`.
+// Uses the configured folder, which is made if need be and emptied of what a dead gateway left but its identity; or, without one, that of a dead gateway of the same user
+// below $XDG_RUNTIME_DIR or /tmp, or makes one there. False: FAILED_PRECONDITION, and `d` is zeroed. Where one can't be made and is not `needed`, there is none.
 bool state_dir_open(struct state_dir *d, const char *configured, bool needed, struct err *e);
 
-// Lets go of it. `d` may be zeroed.
+// Lets go of it. A zeroed one is fine.
 void state_dir_close(struct state_dir *d);
 
 #endif

@@ -93,6 +93,7 @@ void worker_free(struct worker *w)
   timer_unset(w->reactor, &w->probe_again);
   list_remove(&w->link);
   endpoint_free(&w->endpoint);
+  secrets_unref(w->env_vars);
   free(w);
 }
 
@@ -226,7 +227,11 @@ static void on_started(void *ctx, const struct endpoint *ep)
   set_progress(w, &(struct launch_progress){.phase = LAUNCH_BOOTING});
   if (endpoint_copy(&w->endpoint, ep)) {
     w->endpoint.ca_file = w->env->ca_file;
-    w->endpoint.headers = &w->env->headers;
+    w->endpoint.headers = secrets_read("headers", &w->env->headers, &e);
+    if (!w->endpoint.headers) {
+      fail(w, &e);
+      return;
+    }
     w->readiness = readiness_start(w->reactor, &w->endpoint, nsec_add(clock_mono(), nsec_from_s(w->env->ready_timeout_s)), on_readiness, w);
   }
   if (!w->readiness) {
@@ -260,10 +265,16 @@ struct worker *worker_start(const struct provider *provider, const struct launch
   list_init(&w->link);
   list_init(&w->watches);
   snprintf(w->id, sizeof w->id, "%s", spec->worker_id);
-  w->launch = provider->start(spec, &launch_events, w, e);
+  w->env_vars = secrets_read("env_vars", &w->env->env_vars, e);
+  if (w->env_vars) {
+    struct launch_spec with_vars = *spec;
+    with_vars.env_vars = &w->env_vars->pairs;
+    w->launch = provider->start(&with_vars, &launch_events, w, e);
+  }
   if (!w->launch) {
     count(w, METRIC_workers_failed_total);
     log_worker(w, LOG_WARN, "worker.failed", e);
+    secrets_unref(w->env_vars);
     free(w);
     return NULL;
   }

@@ -25,6 +25,7 @@ struct worker {
   int ordinal;
   struct reactor *reactor;
   const struct env_config *env;
+  struct secrets *env_vars; // as they were read for this launch
   const struct worker_events *events;
 
   enum worker_state state;

@@ -2,7 +2,7 @@
 // A child process with all that descends from it: in a session of its own, under a supervisor (supervise.h), so that nothing of it outlives the gateway.
 //
 // Standard input is /dev/null; output goes to a log tail. Its environment is clean: of the gateway's own variables it gets PATH, HOME, LANG and TMPDIR, what
-// `keep` names, and then its spec's. Secrets in the gateway's environment do not reach workers unasked.
+// `keep` and `pass` name, and then its spec's. Secrets in the gateway's environment do not reach workers unasked.
 #ifndef ENVGATE_PROVIDERS_CHILD_H
 #define ENVGATE_PROVIDERS_CHILD_H
 
@@ -16,14 +16,25 @@ struct child_spec {
   struct reactor *reactor;
   const struct strings *command; // the first is looked up in the child's PATH
   const struct pairs *env_vars;  // win over inherited ones
-  const char *const *keep;       // further variables to inherit, ended by NULL: names, or beginnings that end in '*'; may be NULL
+  const char *const *keep;       // further variables to inherit, ended by NULL; may be NULL
+  const struct strings *pass;    // and these: names, or beginnings that end in '*'
   const char *cwd;               // NULL: the gateway's own
+  int64_t rlimit_data;           // bytes; 0: as the gateway's
+  int64_t rlimit_open_files;     // 0: as the gateway's
   nsec stop_grace;               // from SIGTERM to SIGKILL
+  bool mark;                     // the command runs `envgate booting`
 };
 
-// Starts it. Copies all of `spec`. NULL with `e` set when it could not be started at all; a command that cannot be run shows as an exit with code 127 and says
-// why in its log tail. `exited` is called when it has ended by itself and nothing of it is left; never inside child_start or child_stop, nor after the latter.
-struct child *child_start(const struct child_spec *spec, void (*exited)(void *ctx), void *ctx, struct err *e);
+// None is called inside child_start or child_stop, nor after the latter.
+struct child_events {
+  void (*exited)(void *ctx);                   // it has ended by itself and nothing of it is left
+  void (*output)(void *ctx, struct str bytes); // it wrote something; hostile bytes
+  void (*booting)(void *ctx);                  // with `mark`: `envgate booting` was reached. At most once
+};
+
+// Starts it. Copies all of `spec` and `events`. NULL with `e` set when it could not be started at all; a command that cannot be run shows as an exit with code
+// 127 and says why in its log tail.
+struct child *child_start(const struct child_spec *spec, const struct child_events *events, void *ctx, struct err *e);
 
 // What it printed last.
 const struct log_tail *child_log(const struct child *c);

@@ -11,7 +11,7 @@
 #include "providers/child.h"
 #include "providers/ports.h"
 
-static const char host[] = "127.0.0.1";
+static const char loopback[] = "127.0.0.1";
 
 struct command_launch {
   struct launch launch;
@@ -19,17 +19,19 @@ struct command_launch {
   struct launch_events events;
   void *ctx;
 
-  struct strings args; // with their placeholders
-  char *cwd;
-  const char *const *keep;
+  struct command command; // `args` with their placeholders; the other strings are borrowed
+  char *command_cwd;      // its cwd
   bool uses_port;
-  uint16_t port;                                             // 0: none
+  struct port port;
   char socket[sizeof((struct sockaddr_un *)NULL)->sun_path]; // "": none
 
   struct child *child;  // NULL: none, or it is being freed
   bool freeing;         // a child is being stopped and freed; on_child_freed follows
   struct task announce; // calls `started`
   bool announcing;      // it is posted, and must run before the launch can be freed
+  bool booting;         // announced as such
+  struct timer install; // runs while it installs
+  bool overdue;         // it took too long
   bool retried;         // it was launched anew because its port was taken
   bool ended;
   void (*stopped)(void *ctx); // set: stop was called
@@ -44,8 +46,8 @@ static bool mentions(const struct launch_spec *spec, const struct strings *args,
   for (size_t i = 0; i < args->n; i++)
     if (strstr(args->at[i], placeholder))
       return true;
-  for (size_t i = 0; i < spec->env->env_vars.n; i++)
-    if (strstr(spec->env->env_vars.at[i].value, placeholder))
+  for (size_t i = 0; i < spec->env_vars->n; i++)
+    if (spec->env_vars->at[i].source == VALUE_PLAIN && strstr(spec->env_vars->at[i].value, placeholder))
       return true;
   return false;
 }
@@ -53,8 +55,10 @@ static bool mentions(const struct launch_spec *spec, const struct strings *args,
 // `text` with its placeholders replaced; NULL when out of memory.
 static char *expand(const struct command_launch *l, const char *text)
 {
-  char port[8];
-  snprintf(port, sizeof port, "%u", (unsigned)l->port);
+  char port[8], host[256];
+  bool v6 = l->command.host[0] == '['; // brackets are for URLs only
+  snprintf(host, sizeof host, "%.*s", (int)strlen(l->command.host) - 2 * v6, l->command.host + v6);
+  snprintf(port, sizeof port, "%u", (unsigned)l->port.number);
   const struct {
     struct str name;
     const char *value;
@@ -80,8 +84,8 @@ static char *expand(const struct command_launch *l, const char *text)
 
 static bool expand_args(const struct command_launch *l, struct strings *out)
 {
-  for (size_t i = 0; i < l->args.n; i++) {
-    char *text = expand(l, l->args.at[i]);
+  for (size_t i = 0; i < l->command.args.n; i++) {
+    char *text = expand(l, l->command.args.at[i]);
     bool ok = text && args_add(out, text);
     free(text);
     if (!ok)
@@ -92,23 +96,26 @@ static bool expand_args(const struct command_launch *l, struct strings *out)
 
 static void free_vars(struct pairs *vars)
 {
-  for (size_t i = 0; i < vars->n; i++)
+  for (size_t i = 0; i < vars->n; i++) {
+    explicit_bzero(vars->at[i].value, strlen(vars->at[i].value));
     free(vars->at[i].value);
+  }
   free(vars->at);
 }
 
-// The names are borrowed from the configuration.
+// The names are borrowed from the spec.
 static bool expand_vars(const struct command_launch *l, struct pairs *out)
 {
-  const struct pairs *vars = &l->spec.env->env_vars;
+  const struct pairs *vars = l->spec.env_vars;
   out->at = calloc(vars->n ? vars->n : 1, sizeof *out->at);
   if (!out->at)
     return false;
-  for (; out->n < vars->n; out->n++) {
-    out->at[out->n].name = vars->at[out->n].name;
-    out->at[out->n].value = expand(l, vars->at[out->n].value);
-    if (!out->at[out->n].value)
+  for (size_t i = 0; i < vars->n; i++) {
+    const struct pair *v = &vars->at[i];
+    char *value = v->source == VALUE_PLAIN ? expand(l, v->value) : strdup(v->value);
+    if (!value)
       return false;
+    out->at[out->n++] = (struct pair){v->name, value, v->source};
   }
   return true;
 }
@@ -117,11 +124,12 @@ static bool expand_vars(const struct command_launch *l, struct pairs *out)
 
 static void announce(struct reactor *r, struct task *t);
 static void on_child_exited(void *ctx);
+static void on_child_output(void *ctx, struct str bytes);
+static void on_child_booting(void *ctx);
 
 static void give_back(struct command_launch *l)
 {
-  ports_give(l->spec.ports, l->port);
-  l->port = 0;
+  port_give(&l->port);
   if (l->socket[0])
     unlink(l->socket);
 }
@@ -137,8 +145,13 @@ static void post_announce(struct command_launch *l)
 
 static bool spawn(struct command_launch *l, struct err *e)
 {
-  if (l->uses_port && !(l->port = ports_take(l->spec.ports, e)))
+  static const struct child_events events = {on_child_exited, on_child_output, on_child_booting};
+  const struct env_config *env = l->spec.env;
+  if (l->uses_port && !port_take(&l->port, l->command.port, e))
     return false;
+  if (l->retried)
+    port_unhold(&l->port);
+  l->booting = !l->command.install_timeout;
   struct strings args = {0};
   struct pairs vars = {0};
   if (expand_args(l, &args) && expand_vars(l, &vars)) {
@@ -146,11 +159,15 @@ static bool spawn(struct command_launch *l, struct err *e)
         .reactor = l->spec.reactor,
         .command = &args,
         .env_vars = &vars,
-        .keep = l->keep,
-        .cwd = l->cwd,
-        .stop_grace = nsec_from_s(l->spec.env->stop_grace_s),
+        .keep = l->command.keep,
+        .pass = &env->pass_env,
+        .cwd = l->command.cwd,
+        .rlimit_data = env->rlimit_data,
+        .rlimit_open_files = env->rlimit_open_files,
+        .stop_grace = nsec_from_s(env->stop_grace_s),
+        .mark = l->command.install_timeout != 0,
     };
-    l->child = child_start(&spec, on_child_exited, l, e);
+    l->child = child_start(&spec, &events, l, e);
   } else {
     err_nomem(e);
   }
@@ -160,14 +177,16 @@ static bool spawn(struct command_launch *l, struct err *e)
     give_back(l);
     return false;
   }
+  if (!l->booting)
+    timer_set(l->spec.reactor, &l->install, nsec_add(clock_mono(), l->command.install_timeout)); // out of memory: it has no limit then
   post_announce(l);
   return true;
 }
 
 static void launch_free(struct command_launch *l)
 {
-  args_free(&l->args);
-  free(l->cwd);
+  args_free(&l->command.args);
+  free(l->command_cwd);
   free(l);
 }
 
@@ -193,13 +212,42 @@ static void announce(struct reactor *r, struct task *t)
   }
   if (!l->child || l->ended)
     return;
-  char url[64];
+  if (l->events.progress) {
+    const struct launch_progress progress = {.phase = l->booting ? LAUNCH_BOOTING : LAUNCH_INSTALLING};
+    l->events.progress(l->ctx, &progress);
+  }
+  if (!l->booting)
+    return; // `started` comes when it is installed
+  char url[512];
   if (l->socket[0])
     snprintf(url, sizeof url, "http://localhost");
   else
-    snprintf(url, sizeof url, "http://%s:%u", host, (unsigned)l->port);
+    snprintf(url, sizeof url, "http://%s:%u", l->command.connect_host, (unsigned)l->port.number);
   struct endpoint ep = {.url = url, .unix_path = l->socket[0] ? l->socket : NULL};
   l->events.started(l->ctx, &ep);
+}
+
+static bool is_over(const struct command_launch *l)
+{
+  return l->stopped || l->ended || l->freeing;
+}
+
+static void on_child_output(void *ctx, struct str bytes)
+{
+  const struct command_launch *l = ctx;
+  if (!is_over(l) && l->events.output)
+    l->events.output(l->ctx, bytes);
+}
+
+// All is installed, and the server begins.
+static void on_child_booting(void *ctx)
+{
+  struct command_launch *l = ctx;
+  if (is_over(l))
+    return;
+  timer_unset(l->spec.reactor, &l->install);
+  l->booting = true;
+  post_announce(l);
 }
 
 // Its child is gone because its port was taken, or because it is being stopped.
@@ -210,6 +258,11 @@ static void on_child_freed(void *ctx)
   l->freeing = false;
   if (l->stopped) {
     finish_stop(l);
+  } else if (l->overdue) {
+    l->ended = true;
+    err_set(&e, CODE_FAILED_PRECONDITION, REASON_WORKER_START_FAILED, "the worker was not installed in time; install_timeout_s is %g",
+            l->spec.env->uv_install_timeout_s);
+    l->events.ended(l->ctx, &e);
   } else if (!spawn(l, &e)) {
     l->ended = true;
     l->events.ended(l->ctx, &e);
@@ -219,22 +272,39 @@ static void on_child_freed(void *ctx)
 static void free_child(struct command_launch *l)
 {
   struct child *c = l->child;
+  timer_unset(l->spec.reactor, &l->install);
   l->child = NULL;
   l->freeing = true;
   child_stop(c, on_child_freed, l);
 }
 
+static void on_install_timeout(struct timer *t)
+{
+  struct command_launch *l = CONTAINER_OF(t, struct command_launch, install);
+  l->overdue = true;
+  free_child(l);
+}
+
+// Whether it says that its port is in use: it does not set SO_REUSEADDR, and we hold the port. It may have another, which we do not hold.
+static bool could_not_bind(const struct command_launch *l)
+{
+  char text[LOG_TAIL_BYTES];
+  log_tail_text(child_log(l->child), text, sizeof text);
+  return strcasestr(text, "already in use") || strstr(text, "EADDRINUSE");
+}
+
 static void on_child_exited(void *ctx)
 {
   struct command_launch *l = ctx;
-  // Everything of the child is gone, so whoever holds its port is somebody else, who was faster.
-  if (l->port && !l->retried && !child_was_killed(l->child) && port_is_taken(l->port)) {
+  // Everything of the child is gone, so whoever listens on its port is somebody else, who was faster.
+  if (l->port.number && !l->command.port && !l->retried && (port_is_taken(l->port.number) || could_not_bind(l))) {
     l->retried = true;
     give_back(l);
     free_child(l);
     return;
   }
   give_back(l);
+  timer_unset(l->spec.reactor, &l->install);
   l->ended = true;
   struct err e;
   child_explain(l->child, &e);
@@ -245,11 +315,18 @@ static void on_child_exited(void *ctx)
 
 static bool prepare(struct command_launch *l, const struct command *command, struct err *e)
 {
-  if (command->cwd && !(l->cwd = strdup(command->cwd)))
+  l->command = *command;
+  l->command.args = (struct strings){0};
+  l->command.cwd = NULL;
+  if (command->cwd && !(l->command.cwd = l->command_cwd = strdup(command->cwd)))
     return err_nomem(e);
-  if (!args_add_all(&l->args, &command->args))
+  if (!args_add_all(&l->command.args, &command->args))
     return err_nomem(e);
-  if (mentions(&l->spec, &l->args, "{socket}")) {
+  if (!l->command.host)
+    l->command.host = loopback;
+  if (!l->command.connect_host)
+    l->command.connect_host = l->command.host;
+  if (mentions(&l->spec, &l->command.args, "{socket}")) {
     int n = snprintf(l->socket, sizeof l->socket, "%s/%s.sock", l->spec.state_dir, l->spec.worker_id);
     if (n < 0 || (size_t)n >= sizeof l->socket) {
       l->socket[0] = '\0';
@@ -259,7 +336,7 @@ static bool prepare(struct command_launch *l, const struct command *command, str
     }
     unlink(l->socket); // left by a gateway that was killed
   }
-  l->uses_port = mentions(&l->spec, &l->args, "{port}");
+  l->uses_port = mentions(&l->spec, &l->command.args, "{port}");
   if (!l->uses_port && !l->socket[0])
     return err_set(e, CODE_FAILED_PRECONDITION, REASON_WORKER_START_FAILED,
                    "neither {port} nor {socket} appears in the command or in env_vars, so the worker cannot be told where to listen");
@@ -275,7 +352,8 @@ struct launch *command_start(const struct launch_spec *spec, const struct provid
     err_nomem(e);
     return NULL;
   }
-  *l = (struct command_launch){.launch = {provider}, .spec = *spec, .events = *events, .ctx = ctx, .keep = command->keep};
+  *l = (struct command_launch){
+      .launch = {provider}, .spec = *spec, .events = *events, .ctx = ctx, .port = NO_PORT, .install.fire = on_install_timeout};
   if (prepare(l, command, e) && spawn(l, e))
     return &l->launch;
   launch_free(l);

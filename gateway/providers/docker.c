@@ -491,7 +491,7 @@ static void create(struct docker_launch *l)
   l->step = STEP_CREATE;
   char hash[DOCKER_HASH_MAX];
   struct docker_spec spec = {.env = l->spec.env,
-                             .env_vars = &l->spec.env->env_vars,
+                             .env_vars = l->spec.env_vars,
                              .worker_id = l->worker_id,
                              .instance = l->spec.instance,
                              .config = hash,

@@ -66,7 +66,11 @@ static void on_reached(struct docker_waiter *w, const struct err *e)
 static bool fits(const struct env_config *env, const struct docker_host *h, const struct docker_listed *c)
 {
   char hash[DOCKER_HASH_MAX];
-  return !strcmp(env->image, c->image) && docker_config_hash(env, &env->env_vars, docker_host_key(h), hash) && c->config && !strcmp(hash, c->config);
+  struct err e;
+  struct secrets *vars = strcmp(env->image, c->image) != 0 || !c->config ? NULL : secrets_read("env_vars", &env->env_vars, &e);
+  bool ok = vars && docker_config_hash(env, &vars->pairs, docker_host_key(h), hash) && !strcmp(hash, c->config);
+  secrets_unref(vars);
+  return ok;
 }
 
 static bool on_found(struct docker_finder *f, struct docker_host *h, const struct docker_listed *c)

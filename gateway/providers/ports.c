@@ -8,55 +8,57 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { TRIES = 64 };
-
-static bool is_given(const struct ports *p, uint16_t port)
-{
-  return p->given[port / 64] >> (port % 64) & 1;
-}
-
-// Binds `port` (0: any) as servers do and lets go of it again. Returns the port that it was, or 0 with errno set.
-static uint16_t try_bind(uint16_t port)
+// A socket bound to `number` (0: any) as servers bind theirs. -1 with errno set.
+static int bind_to(uint32_t address, uint16_t *number)
 {
   int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
   if (fd < 0)
-    return 0;
-  struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons(port), .sin_addr = {htonl(INADDR_LOOPBACK)}};
+    return -1;
+  struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons(*number), .sin_addr = {htonl(address)}};
   socklen_t len = sizeof a;
-  // Connections that a former server left in TIME_WAIT do not count; every common server sets this.
+  // Connections that a former server left in TIME_WAIT do not count, nor does a socket that is bound and does not listen.
   int one = 1;
   setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-  bool ok = bind(fd, (struct sockaddr *)&a, sizeof a) == 0 && getsockname(fd, (struct sockaddr *)&a, &len) == 0;
+  if (bind(fd, (struct sockaddr *)&a, sizeof a) == 0 && getsockname(fd, (struct sockaddr *)&a, &len) == 0) {
+    *number = ntohs(a.sin_port);
+    return fd;
+  }
   int cause = errno;
   close(fd);
   errno = cause;
-  return ok ? ntohs(a.sin_port) : 0;
+  return -1;
 }
 
-uint16_t ports_take(struct ports *p, struct err *e)
+bool port_take(struct port *p, uint16_t wanted, struct err *e)
 {
-  for (int i = 0; i < TRIES; i++) {
-    uint16_t port = try_bind(0);
-    if (!port) {
-      err_set(e, CODE_UNAVAILABLE, REASON_WORKER_START_FAILED, "no free port for the worker: %s", strerror(errno));
-      return 0;
-    }
-    if (!is_given(p, port)) {
-      p->given[port / 64] |= UINT64_C(1) << (port % 64);
-      return port;
-    }
-  }
-  err_set(e, CODE_UNAVAILABLE, REASON_WORKER_START_FAILED, "no free port for the worker: all that were tried belong to other workers");
-  return 0;
+  *p = (struct port){.number = wanted};
+  p->holder = bind_to(INADDR_ANY, &p->number);
+  if (p->holder >= 0)
+    return true;
+  *p = NO_PORT;
+  if (wanted)
+    return err_set(e, CODE_FAILED_PRECONDITION, REASON_WORKER_START_FAILED, "the worker's port %u: %s", (unsigned)wanted, strerror(errno));
+  return err_set(e, CODE_UNAVAILABLE, REASON_WORKER_START_FAILED, "no free port for the worker: %s", strerror(errno));
 }
 
-void ports_give(struct ports *p, uint16_t port)
+void port_unhold(struct port *p)
 {
-  if (port)
-    p->given[port / 64] &= ~(UINT64_C(1) << (port % 64));
+  if (p->holder >= 0)
+    close(p->holder);
+  p->holder = -1;
 }
 
-bool port_is_taken(uint16_t port)
+void port_give(struct port *p)
 {
-  return !try_bind(port) && errno == EADDRINUSE;
+  port_unhold(p);
+  *p = NO_PORT;
+}
+
+bool port_is_taken(uint16_t number)
+{
+  int fd = bind_to(INADDR_LOOPBACK, &number);
+  if (fd < 0)
+    return errno == EADDRINUSE;
+  close(fd);
+  return false;
 }

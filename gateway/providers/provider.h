@@ -10,9 +10,6 @@
 #include "runtime/reactor.h"
 #include "upstream/http_client.h"
 
-struct ports;
-struct adoption;
-
 // A provider's own state for one worker; the first member of its struct.
 struct launch {
   const struct provider *provider;
@@ -21,12 +18,12 @@ struct launch {
 struct launch_spec {
   struct reactor *reactor;
   const struct env_config *env;
-  const char *worker_id; // unique in this gateway's life and short, fit for names and labels
+  const struct pairs *env_vars; // env's, with their references read; those that were one (source) are taken as they are, without placeholders
+  const char *worker_id;        // unique in this gateway's life and short, fit for names and labels
   const char *instance;  // the gateway's own id, for labels; the same after a restart where state_dir lasts, and never that of two gateways alive
   const char *key;       // goes with the instance, and is nobody else's to know
   const char *adopt;     // set: an adoption's handle; the worker found is taken over, no new one launched
   const char *state_dir; // for unix sockets
-  struct ports *ports;   // TCP ports given to workers on this machine (providers/ports.h)
   int ordinal;           // static: which of the environment's urls
 };
 

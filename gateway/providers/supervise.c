@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "providers/supervise.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -11,29 +10,48 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "providers/proc.h"
+
 enum { LIFELINE = STDIN_FILENO, EXIT_CANNOT_RUN = 127 };
 
 struct supervisor {
-  int signals;   // a signalfd
-  sigset_t mask; // the signal mask to give to the command
+  int signals;          // a signalfd
+  sigset_t mask_before; // the signal mask to give to the command
   pid_t command;
-  int status; // the command's, as waitpid gives it
-  bool ended; // the command has
-  bool asked; // SIGTERM was passed on
+  int status;              // the command's, as waitpid gives it
+  bool ended;              // the command has
+  bool asked;              // SIGTERM was passed on
+  bool mark;               // the command inherits MARK_FD
+  rlim_t data, open_files; // limits for the command; 0: none
+  char **argv;             // the command's
 };
 
 static int complain(const char *what)
 {
-  fprintf(stderr, "envgate supervise: %s: %s\n", what, strerror(errno));
+  fprintf(stderr, "envgate: %s: %s\n", what, strerror(errno));
   return EXIT_CANNOT_RUN;
 }
 
+static bool limit(__rlimit_resource_t resource, rlim_t to)
+{
+  struct rlimit l;
+  if (!to)
+    return true;
+  if (getrlimit(resource, &l))
+    return false;
+  if (l.rlim_max > to)
+    l.rlim_max = to;
+  l.rlim_cur = l.rlim_max;
+  return setrlimit(resource, &l) == 0;
+}
+
 // In the forked child: becomes the command.
-__attribute__((noreturn)) static void become_command(const struct supervisor *s, pid_t supervisor, char **argv)
+__attribute__((noreturn)) static void become_command(const struct supervisor *s, pid_t supervisor)
 {
   // The parent may have died before prctl took effect.
   if (prctl(PR_SET_PDEATHSIG, SIGKILL) || getppid() != supervisor)
@@ -41,45 +59,25 @@ __attribute__((noreturn)) static void become_command(const struct supervisor *s,
   int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
   if (null < 0 || dup2(null, STDIN_FILENO) < 0)
     _exit(complain("/dev/null"));
-  sigprocmask(SIG_SETMASK, &s->mask, NULL);
-  execvp(argv[0], argv);
-  _exit(complain(argv[0]));
+  if (!limit(RLIMIT_DATA, s->data) || !limit(RLIMIT_NOFILE, s->open_files))
+    _exit(complain("resource limits"));
+  sigprocmask(SIG_SETMASK, &s->mask_before, NULL);
+  execvp(s->argv[0], s->argv);
+  _exit(complain(s->argv[0]));
 }
 
-// The parent of a process, from the text of /proc/PID/stat; 0: unknown. The name in it may hold any character, so the last ')' counts.
-static pid_t parse_parent(const char *stat)
+static void kill_child(void *ctx, pid_t pid, uint64_t started)
 {
-  const char *p = strrchr(stat, ')');
-  return p && p[1] == ' ' && p[2] && p[3] == ' ' ? (pid_t)strtol(p + 4, NULL, 10) : 0;
-}
-
-static pid_t parent_of(const char *pid)
-{
-  char path[64], text[512];
-  int n = snprintf(path, sizeof path, "/proc/%s/stat", pid);
-  if (n < 0 || (size_t)n >= sizeof path)
-    return 0;
-  int fd = open(path, O_RDONLY | O_CLOEXEC);
-  if (fd < 0)
-    return 0;
-  ssize_t got = read(fd, text, sizeof text - 1);
-  close(fd);
-  text[got > 0 ? got : 0] = '\0';
-  return parse_parent(text);
+  (void)ctx;
+  (void)started;
+  kill(pid, SIGKILL);
 }
 
 static void kill_children(const struct supervisor *s)
 {
-  pid_t self = getpid();
   if (!s->ended)
     kill(s->command, SIGKILL); // even where /proc is not to be read
-  DIR *proc = opendir("/proc");
-  if (!proc)
-    return;
-  for (struct dirent *d; (d = readdir(proc));)
-    if (d->d_name[0] >= '1' && d->d_name[0] <= '9' && parent_of(d->d_name) == self)
-      kill((pid_t)strtol(d->d_name, NULL, 10), SIGKILL);
-  closedir(proc);
+  proc_children(kill_child, NULL);
 }
 
 // Reaps one child: true, or false when there is none (to reap).
@@ -149,20 +147,41 @@ static int mirror(int status)
   return 128 + sig;
 }
 
+static int usage(const char *text)
+{
+  fprintf(stderr, "usage: envgate %s   (the gateway's own use)\n", text);
+  return 2;
+}
+
+// Reads the options; false: they are wrong.
+static bool read_options(struct supervisor *s, int argc, char **argv)
+{
+  int i = 2;
+  for (; i < argc && strcmp(argv[i], "--") != 0; i++) {
+    rlim_t *number = strcmp(argv[i], "--data") == 0 ? &s->data : strcmp(argv[i], "--open-files") == 0 ? &s->open_files : NULL;
+    if (strcmp(argv[i], "--mark") == 0)
+      s->mark = true;
+    else if (number && i + 1 < argc)
+      *number = strtoull(argv[++i], NULL, 10);
+    else
+      return false;
+  }
+  s->argv = argv + i + 1;
+  return i + 1 < argc;
+}
+
 int supervise_main(int argc, char **argv)
 {
-  if (argc < 4 || strcmp(argv[2], "--") != 0) {
-    fputs("usage: envgate supervise -- COMMAND [ARGUMENT…]   (the gateway's own use: it ends when standard input does)\n", stderr);
-    return 2;
-  }
   struct supervisor s = {.status = EXIT_CANNOT_RUN << 8};
-  close_range(3, ~0U, 0); // whatever the gateway, or who started it, forgot to mark
+  if (!read_options(&s, argc, argv))
+    return usage("supervise [--mark] [--data BYTES] [--open-files N] -- COMMAND [ARGUMENT…]");
+  close_range(s.mark ? MARK_FD + 1 : MARK_FD, ~0U, 0); // whatever the gateway, or who started it, forgot to mark
   sigset_t caught;
   sigemptyset(&caught);
   const int signals[] = {SIGCHLD, SIGTERM, SIGINT, SIGHUP, SIGQUIT};
   for (size_t i = 0; i < sizeof signals / sizeof *signals; i++)
     sigaddset(&caught, signals[i]);
-  if (sigprocmask(SIG_BLOCK, &caught, &s.mask) || prctl(PR_SET_CHILD_SUBREAPER, 1))
+  if (sigprocmask(SIG_BLOCK, &caught, &s.mask_before) || prctl(PR_SET_CHILD_SUBREAPER, 1))
     return complain("setup");
   s.signals = signalfd(-1, &caught, SFD_CLOEXEC | SFD_NONBLOCK);
   if (s.signals < 0)
@@ -172,8 +191,23 @@ int supervise_main(int argc, char **argv)
   if (s.command < 0)
     return complain("fork");
   if (s.command == 0)
-    become_command(&s, self, argv + 3);
+    become_command(&s, self);
+  if (s.mark)
+    close(MARK_FD);
   watch(&s);
   kill_all(&s);
   return mirror(s.status);
+}
+
+int booting_main(int argc, char **argv)
+{
+  if (argc < 4 || strcmp(argv[2], "--") != 0)
+    return usage("booting -- COMMAND [ARGUMENT…]");
+  signal(SIGPIPE, SIG_IGN);
+  if (write(MARK_FD, "b", 1) != 1 && errno != EPIPE && errno != EBADF)
+    return complain("mark");
+  close(MARK_FD);
+  signal(SIGPIPE, SIG_DFL);
+  execvp(argv[3], argv + 3);
+  return complain(argv[3]);
 }

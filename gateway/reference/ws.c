@@ -33,7 +33,8 @@ struct socket {
   wslay_event_context_ptr frames;
   struct ref_env *env; // NULL: holds no slot (refused, or its session has ended)
   struct str feed;     // read and not yet taken by wslay
-  struct buf unsent;
+  struct buf unsent;   // from unsent_at on
+  size_t unsent_at;
   struct list waiting; // messages that came during a step, or faster than their replies are taken
   size_t waiting_bytes;
   struct ref_reply held;    // of the step that runs
@@ -100,6 +101,11 @@ static void set_alarm(struct socket *s, nsec after)
   timer_set(&s->server->reactor, &s->alarm, nsec_add(clock_mono(), after));
 }
 
+static size_t unsent(const struct socket *s)
+{
+  return s->unsent.n - s->unsent_at;
+}
+
 // --- frames out ----------------------------------------------------------------------------------------------------------------------------
 
 static ssize_t on_send(wslay_event_context_ptr frames, const uint8_t *p, size_t n, int flags, void *ctx)
@@ -154,19 +160,27 @@ static bool write_out(struct socket *s)
   struct buf *out = s->unsent.n ? &s->unsent : &s->server->out;
   if (!out->n)
     return true;
-  ssize_t n = send(s->fd, out->p, out->n, MSG_NOSIGNAL);
+  ssize_t n = send(s->fd, out->p + s->unsent_at, out->n - s->unsent_at, MSG_NOSIGNAL);
   if (n < 0 && errno != EAGAIN && errno != EINTR)
     return false;
   size_t sent = n < 0 ? 0 : (size_t)n;
   if (out == &s->unsent) {
-    buf_consume(out, sent);
-    if (!out->n)
+    s->unsent_at += sent;
+    if (!unsent(s)) {
       buf_free(out);
+      s->unsent_at = 0;
+    }
     return true;
   }
-  bool kept = buf_add(&s->unsent, out->p + sent, out->n - sent);
+  if (sent < out->n) {
+    s->unsent = *out;
+    s->unsent_at = sent;
+    *out = (struct buf){0};
+  }
   out->n = 0;
-  return kept;
+  if (out->cap > UNSENT_HIGH)
+    buf_free(out);
+  return true;
 }
 
 // --- replies -------------------------------------------------------------------------------------------------------------------------------
@@ -243,7 +257,7 @@ static void answer(struct socket *s, bool binary, struct str text)
 
 static bool loaded(const struct socket *s)
 {
-  return s->stepping || s->unsent.n + wslay_event_get_queued_msg_length(s->frames) > UNSENT_HIGH;
+  return s->stepping || unsent(s) + wslay_event_get_queued_msg_length(s->frames) > UNSENT_HIGH;
 }
 
 static void keep_for_later(struct socket *s, bool binary, struct str text)
@@ -333,7 +347,7 @@ static void finish_turn(struct socket *s)
     disconnect(s);
     return;
   }
-  bool read_on = s->unsent.n <= UNSENT_HIGH && s->waiting_bytes <= MESSAGE_MAX;
+  bool read_on = unsent(s) <= UNSENT_HIGH && s->waiting_bytes <= MESSAGE_MAX;
   io_events(s->io, (read_on ? IO_READ : 0) | (s->unsent.n ? IO_WRITE : 0));
 }
 

@@ -234,9 +234,10 @@ ProtobufCMessage *rest_request(const struct rest_match *m, struct str query, str
 
 // --- the reply -----------------------------------------------------------------------------------------------------------------------------
 
-bool rest_reply(const struct rpc_method *method, const ProtobufCMessage *reply, struct buf *out, struct err *e)
+bool rest_reply(const struct rpc_method *method, const ProtobufCMessage *reply, struct splices *splices, struct buf *out, struct err *e)
 {
-  const struct transcode_options o = {.max_depth = REPLY_DEPTH, .snake_case = true, .emit_defaults = true, .payloads_checked = true};
+  const struct transcode_options o = {
+      .max_depth = REPLY_DEPTH, .snake_case = true, .emit_defaults = true, .payloads_checked = true, .splices = splices};
   if (!method->http_response_body)
     return json_encode(reply, &o, out, e);
   const ProtobufCFieldDescriptor *f = protobuf_c_message_descriptor_get_field_by_name(reply->descriptor, method->http_response_body);

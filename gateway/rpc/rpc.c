@@ -12,7 +12,10 @@
 
 enum {
   MAX_REPLY = 512 << 20, // an encoded reply; the worker's own limit (max_reply_bytes) is met before
-  SPARE_CALLS = 64,      // call objects kept for reuse
+  // A payload from this size on is sent from where it was received. On HTTP/1.1 that costs another system call, and the copy is the only one.
+  SPLICE_MIN = 8 << 10,
+  SPLICE_MIN_REST = 128 << 10,
+  SPARE_CALLS = 64, // call objects kept for reuse
 };
 
 struct rpc {
@@ -64,6 +67,7 @@ static void call_destroy(struct call *c)
 {
   arena_free(&c->arena);
   buf_free(&c->out);
+  splices_free(&c->splices);
   free(c);
 }
 
@@ -75,6 +79,8 @@ void rpc_free(struct reactor *r)
   LIST_EACH (node, &rpc->calls) {
     struct call *c = CONTAINER_OF(node, struct call, link);
     timer_unset(c->begun ? c->owner : r, &c->deadline_timer);
+    if (c->crossed)
+      flow_unref(c->flow);
     call_destroy(c);
   }
   while (rpc->spares)
@@ -157,6 +163,7 @@ static void call_free(struct call *c)
   }
   arena_reset(&c->arena);
   buf_return(&c->home->bufs, &c->out);
+  splices_free(&c->splices);
   rpc->spare[rpc->spares++] = c;
 }
 
@@ -265,6 +272,7 @@ static void begin(struct call *c)
     return;
   }
   c->crossed = true;
+  flow_ref(c->flow);
   timer_unset(c->home, &c->deadline_timer);
   metric_add(c->home->metrics, METRIC_calls_crossed_total, 1);
   c->to_owner.run = start_at_owner;
@@ -409,7 +417,7 @@ static bool encode_proto(struct call *c, const ProtobufCMessage *m, struct err *
 {
   uint32_t *size = &c->owner->rpc->reply_size[c->method_index];
   buf_lend(&c->owner->bufs, &c->out, *size);
-  bool ok = proto_encode(m, &c->out, e);
+  bool ok = proto_encode_spliced(m, &c->splices, &c->out, e);
   *size = (uint32_t)c->out.n;
   return ok;
 }
@@ -420,12 +428,29 @@ static bool encode(struct call *c, const ProtobufCMessage *m, struct err *e)
   case CODEC_PROTO:
     return encode_proto(c, m, e);
   case CODEC_REST:
-    return rest_reply(c->method, m, &c->out, e);
+    return rest_reply(c->method, m, &c->splices, &c->out, e);
   case CODEC_JSON:
     break;
   }
-  struct transcode_options o = {.max_depth = (int)c->owner->config->max_json_depth, .payloads_checked = true};
+  struct transcode_options o = {.max_depth = (int)c->owner->config->max_json_depth, .payloads_checked = true, .splices = &c->splices};
   return json_encode(m, &o, &c->out, e);
+}
+
+void call_lend(struct call *c, struct shared *bytes)
+{
+  c->splices.min = c->codec == CODEC_REST ? SPLICE_MIN_REST : SPLICE_MIN;
+  if (!c->crossed && bytes->buf.n >= c->splices.min) // shared bytes are for one thread
+    splices_hold(&c->splices, bytes);
+}
+
+static bool encode_reply(struct call *c, const ProtobufCMessage *m, struct err *e)
+{
+  if (!encode(c, m, e))
+    return false;
+  if (c->out.n + c->splices.bytes <= MAX_REPLY)
+    return true;
+  return err_set(e, CODE_RESOURCE_EXHAUSTED, REASON_MESSAGE_TOO_LARGE, "the reply has %zu bytes; the limit is %d", c->out.n + c->splices.bytes,
+                 MAX_REPLY);
 }
 
 bool call_send(struct call *c, const ProtobufCMessage *m)
@@ -458,6 +483,8 @@ static void log_call(const struct call *c, nsec took)
 static void deliver(struct call *c)
 {
   c->delivered = true;
+  if (c->crossed)
+    flow_unref(c->flow);
   c->front->finish(c, &c->out, c->failed ? &c->err : NULL);
   if (!c->errands)
     call_free(c);
@@ -479,12 +506,13 @@ void rpc_finish(struct call *c, const ProtobufCMessage *reply, const struct err 
     c->err = *e;
   } else if (reply) {
     size_t before = c->out.n;
-    c->failed = !encode(c, reply, &c->err);
-    c->sent += c->out.n - before;
+    c->failed = !encode_reply(c, reply, &c->err);
+    c->sent += c->out.n - before + c->splices.bytes;
   }
   if (c->failed) {
     buf_free(&c->out);
     c->out.max = MAX_REPLY;
+    splices_free(&c->splices);
   }
   nsec took = clock_mono() - c->arrived;
   struct metrics *m = c->owner->metrics;

@@ -16,6 +16,8 @@
 #include "base/arena.h"
 #include "base/buf.h"
 #include "base/err.h"
+#include "base/splice.h"
+#include "runtime/flow.h"
 #include "runtime/metrics.h"
 #include "runtime/reactor.h"
 
@@ -61,7 +63,7 @@ enum codec {
 };
 
 // How a front takes what a call answers. Both run on the home reactor. `message` is for server streams only; a unary reply comes with finish.
-// The bytes in `out` may be taken over (moved out); what is left is freed.
+// The bytes in `out` may be taken over (moved out), and so may c->splices, which go between those of a unary reply; what is left is freed.
 struct call_front {
   void (*message)(struct call *c, struct buf *out);
   // The end. `e` is NULL on success, and then `out` is the encoded reply of a unary call. The front must not touch the call when it returns.
@@ -85,6 +87,8 @@ struct call {
   enum codec codec;
   nsec deadline; // NSEC_NEVER: none
   nsec arrived;
+  struct flow *flow; // of its connection, and its key there; NULL: none. A call that crosses has a reference, others need none
+  uint64_t flow_key;
   const struct header *headers; // arena; pseudo headers left out
   size_t header_count;
   const char *protocol; // "grpc", "http" … for the log
@@ -100,6 +104,7 @@ struct call {
   struct task to_owner, to_home, cancel_task;
   struct list link; // home: the calls under way
   struct buf out;
+  struct splices splices; // pieces of workers' messages that belong into `out`
   struct err err;
   size_t received, sent;
   bool begun;     // home: handed to the owner
@@ -156,6 +161,9 @@ void call_deadline(struct call *c, nsec deadline);
 
 // Sends one message of a server stream. The message may go right after. False: out of memory or over the limit; finish the call.
 bool call_send(struct call *c, const ProtobufCMessage *m);
+
+// The unary reply to come may point into `bytes`: large payloads that lie there are then not copied, but sent from there. Takes a reference of its own.
+void call_lend(struct call *c, struct shared *bytes);
 
 // Ends the call: with a reply (unary), with NULL and NULL (a stream's good end), or with an error. The reply is encoded before it returns and may go right
 // after; `c` must not be touched any more. The only place where a call ends: it counts, logs and frees.

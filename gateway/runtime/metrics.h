@@ -33,6 +33,7 @@
   X(session_queue_length, gauge, "Calls that wait for their turn on a session.")                                                            \
   X(replies_kept_served_total, counter, "Retries answered with a kept or running call's reply.")                                            \
   X(replies_dropped_total, counter, "Replies that no caller collected.")                                                                    \
+  X(replies_paused_total, counter, "Large replies that were not read on at once, as their caller had not taken others.")                    \
   X(workers_started_total, counter, "Workers launched.")                                                                                    \
   X(workers_failed_total, counter, "Workers that failed to start.")                                                                         \
   X(workers_exited_total, counter, "Workers that ended unasked.")                                                                           \

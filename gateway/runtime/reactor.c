@@ -251,7 +251,7 @@ static bool uv_waits(const struct reactor *r)
 // How long epoll may sleep, in milliseconds; -1: for ever. Timers fire late by less than one, never early.
 static int sleep_ms(const struct reactor *r)
 {
-  if (uv_waits(r))
+  if (uv_waits(r) || r->stopping) // what was queued outside a turn may have ended it
     return 0;
   nsec due = r->timers.n ? r->timers.at[1]->due : NSEC_NEVER;
   if (due == NSEC_NEVER && !r->busy_poll)

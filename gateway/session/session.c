@@ -48,6 +48,11 @@ bool sessions_init(struct reactor *r)
   struct session_table *t = calloc(1, sizeof *t);
   if (!t)
     return false;
+  t->unwaited = flow_new(r, NSEC_NEVER);
+  if (!t->unwaited) {
+    free(t);
+    return false;
+  }
   list_init(&t->all);
   list_init(&t->lingering);
   r->sessions = t;
@@ -62,6 +67,7 @@ bool sessions_gone(struct reactor *r)
 void sessions_free(struct reactor *r)
 {
   work_free_spares(r->sessions);
+  flow_close(r->sessions->unwaited);
   free(r->sessions);
   r->sessions = NULL;
 }
@@ -318,6 +324,12 @@ static void on_reply(void *ctx, struct worker_reply *reply, struct shared *bytes
   shared_unref(bytes); // with session_ended the end follows, and tells the callers
 }
 
+static bool on_large(void *ctx, size_t more)
+{
+  struct session *s = ctx;
+  return !s->running || work_large(s, more);
+}
+
 static void on_news(void *ctx, const struct err *why)
 {
   struct session *s = ctx;
@@ -362,7 +374,7 @@ static void on_standing(void *ctx, const struct standing *standing)
 
 static void on_slot(void *ctx, const struct slot *slot, const struct err *e)
 {
-  static const struct link_events events = {on_open, on_reply, on_end};
+  static const struct link_events events = {on_open, on_reply, on_large, on_end};
   struct session *s = ctx;
   if (!slot) {
     s->ticket = NULL;

@@ -13,6 +13,7 @@
 #include <uthash.h>
 
 #include "pool/pool.h"
+#include "runtime/flow.h"
 #include "worker/link.h"
 
 enum { REQUEST_ID_MAX = 128, EPISODE_ID_MAX = 256, KEPT_REPLIES = 16, KEPT_BYTES = 1 << 20 };
@@ -46,6 +47,8 @@ struct waiter {
   struct str episode_id; // precondition; "": none
   bool has_step_index;   // precondition, OP_STEP
   int64_t step_index;
+  struct flow *flow; // of its caller, and the call's key there; NULL: its large replies need no room. Must live until done or session_leave
+  uint64_t flow_key;
   // Once, with an outcome (its err may be set) or with an error of the session's. The outcome lives until it returns. May run inside session_submit.
   void (*done)(struct waiter *w, const struct outcome *o, const struct err *e);
 

@@ -4,6 +4,7 @@
 #define ENVGATE_SESSION_SESSION_PRIVATE_H
 
 #include "config/config.h"
+#include "runtime/flow.h"
 #include "runtime/metrics.h"
 #include "session/session.h"
 #include "session/slot.h"
@@ -18,6 +19,11 @@ struct work {
   uint64_t request_hash;
   struct shared *episode; // OP_RESET: the name of the episode, unless the worker gives another
   nsec sent;
+  size_t coming; // of its reply, if that is large: as far as it was announced
+  // Its reply waits for room, in the name of this waiter (NULL: of nobody) and in this line.
+  const struct waiter *asker;
+  struct flow_wait *wait;
+  bool unwaited; // it has room in the name of nobody
 };
 
 struct session {
@@ -70,6 +76,7 @@ struct session_table {
   struct outcome *spare_outcome[SPARES];
   int spare_works, spare_outcomes;
   struct session *by_id, *by_request;
+  struct flow *unwaited; // for large replies that nobody waits for any more
   struct list all;
   struct list lingering; // closed, but a plain HTTP worker still runs their step
   uint64_t last_sequence;
@@ -85,6 +92,8 @@ void session_set_state(struct session *s, enum session_state state);
 void work_pump(struct session *s);
 // The reply of the running work.
 void work_reply(struct session *s, struct worker_reply *reply, struct shared *bytes);
+// The running work's reply is large and needs room for `more`. False: it must wait, and link_resume comes when it is there.
+bool work_large(struct session *s, size_t more);
 // Ends all work, running and waiting, with an error.
 void work_end_all(struct session *s, const struct err *e);
 // The name of the session's episode; "" before the first.

@@ -104,9 +104,23 @@ static uint64_t request_hash(const struct waiter *w)
   return hash_int(hash_int(h, w->has_step_index), w->has_step_index ? w->step_index : 0);
 }
 
+// Takes it out of whatever line its reply waits in.
+static void leave_line(struct work *work)
+{
+  flow_leave(work->wait);
+  work->wait = NULL;
+  work->asker = NULL;
+}
+
 static void work_free(struct work *work)
 {
   struct session_table *t = work->session->reactor->sessions;
+  bool waits = work->wait != NULL;
+  leave_line(work);
+  if (waits && work->session->line && work->session->dialect == DIALECT_HTTP) // its step goes on without the session
+    link_resume(work->session->line);
+  if (work->unwaited)
+    flow_done(t->unwaited, (uintptr_t)work);
   free(work->request_id);
   shared_unref(work->episode);
   if (t->spare_works < SPARES)
@@ -122,6 +136,82 @@ static void unqueue(struct work *work)
   metric_add(work->session->reactor->metrics, METRIC_session_queue_length, -1);
 }
 
+// --- room for large replies ----------------------------------------------------------------------------------------------------------------
+
+static void on_room(void *ctx, bool room);
+
+// Asks for room in the name of the last who came, or of nobody, if nobody waits. False: there is none now.
+static bool ask(struct work *work, size_t more)
+{
+  struct session *s = work->session;
+  struct waiter *w = list_empty(&work->waiters) ? NULL : CONTAINER_OF(work->waiters.prev, struct waiter, link);
+  struct flow *flow = w ? w->flow : s->reactor->sessions->unwaited;
+  work->unwaited = work->unwaited || !w;
+  if (!flow || flow_ask(flow, s->reactor, w ? w->flow_key : (uintptr_t)work, more, on_room, work, &work->wait))
+    return true;
+  work->asker = w;
+  return false;
+}
+
+// Of a reply that waits for room already: in another's name.
+static void ask_anew(struct work *work)
+{
+  leave_line(work);
+  if (ask(work, work->coming))
+    link_resume(work->session->line);
+}
+
+// The caller takes nothing, so its calls must not keep a worker waiting any longer: a worker that can't send has its pings unanswered.
+static void give_up(struct work *work)
+{
+  struct flow *flow = work->asker ? work->asker->flow : NULL;
+  work->asker = NULL;
+  struct err e;
+  err_set(&e, CODE_RESOURCE_EXHAUSTED, REASON_REPLIES_UNREAD,
+          "the caller has taken nothing for a while of the large replies that wait on its connection, so this one of %zu bytes was not received for "
+          "it; the "
+          "call was carried out%s",
+          work->coming, work->request_id ? ", and the same request with the same request_id collects its reply" : ", and its reply is dropped");
+  bool more = flow != NULL;
+  while (more) {
+    more = false;
+    LIST_EACH (node, &work->waiters) {
+      struct waiter *w = CONTAINER_OF(node, struct waiter, link);
+      if (w->flow != flow)
+        continue;
+      list_remove(node);
+      w->work = NULL;
+      w->done(w, NULL, &e);
+      more = true;
+      break; // others may have left meanwhile
+    }
+  }
+}
+
+static void on_room(void *ctx, bool room)
+{
+  struct work *work = ctx;
+  work->wait = NULL;
+  if (!room) {
+    give_up(work);
+    room = ask(work, work->coming);
+  }
+  if (room)
+    link_resume(work->session->line);
+}
+
+bool work_large(struct session *s, size_t more)
+{
+  struct work *work = s->running;
+  work->coming += more;
+  if (ask(work, more))
+    return true;
+  metric_add(s->reactor->metrics, METRIC_replies_paused_total, 1);
+  return false;
+}
+
+// --- the end of work -----------------------------------------------------------------------------------------------------------------------
+
 // Answers all who wait for it, and frees it.
 static void work_end(struct work *work, const struct outcome *o, const struct err *e)
 {
@@ -134,10 +224,14 @@ static void work_end(struct work *work, const struct outcome *o, const struct er
   work_free(work);
 }
 
+static void ask_anew(struct work *work);
+
 static void join(struct work *work, struct waiter *w)
 {
   w->work = work;
   list_append(&work->waiters, &w->link);
+  if (work->wait)
+    ask_anew(work); // a retry comes from a caller that waits for it, which the first may not do any more
 }
 
 static struct work *work_new(struct session *s, struct waiter *w, uint64_t hash)
@@ -400,6 +494,8 @@ enum session_left session_leave(struct waiter *w)
   struct session *s = work->session;
   list_remove(&w->link);
   w->work = NULL;
+  if (work->wait && work->asker == w)
+    ask_anew(work);
   if (work == s->running)
     return LEFT_RUNNING;
   if (list_empty(&work->waiters)) {

@@ -11,6 +11,7 @@
 #include "base/arena.h"
 #include "base/buf.h"
 #include "base/err.h"
+#include "base/splice.h"
 #include "base/str.h"
 
 struct transcode_options {
@@ -19,7 +20,8 @@ struct transcode_options {
   bool ignore_unknown; // reading: unknown fields are passed over; else they are an error that names them
   bool
       emit_defaults; // writing: fields without presence are written though they have their default value (as REST does, so that "done": false is there)
-  bool payloads_checked; // writing: the bytes of every Payload.json are known to be valid JSON; else they are checked
+  bool payloads_checked;   // writing: the bytes of every Payload.json are known to be valid JSON; else they are checked
+  struct splices *splices; // writing: where payloads' bytes may be noted instead of copied; NULL: all are copied. A failure leaves them half filled
   // Reading: unknown members of the top-level object are collected as one JSON object into this Payload field (merged behind what the field itself
   // has); NULL: none. OpenEnv's reset takes such extras.
   const char *extras_field;
@@ -32,6 +34,9 @@ ProtobufCMessage *proto_decode(const ProtobufCMessageDescriptor *desc, struct st
 
 // Encodes behind what `out` has. False: out of memory or over out->max (RESOURCE_EXHAUSTED).
 bool proto_encode(const ProtobufCMessage *m, struct buf *out, struct err *e);
+
+// The same, where large payloads may be noted in `splices` (empty but for what is held; may be NULL) instead of copied. A failure leaves them half filled.
+bool proto_encode_spliced(const ProtobufCMessage *m, struct splices *splices, struct buf *out, struct err *e);
 
 // JSON text to a message in the arena. NULL: INVALID_ARGUMENT with the field's path ("action", "items[3].name") and what it should be.
 ProtobufCMessage *json_decode(const ProtobufCMessageDescriptor *desc, struct str text, const struct transcode_options *o, struct arena *a,

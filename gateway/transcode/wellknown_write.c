@@ -111,7 +111,7 @@ static bool write_payload(struct writer *w, const struct path *at, const Protobu
   if (p->form_case == ENVGATE__V1__PAYLOAD__FORM_JSON) {
     struct str text = {(const char *)p->json.data, p->json.len};
     if (w->o->payloads_checked)
-      return write_text(w, text);
+      return (w->o->splices && splices_add(w->o->splices, w->out->n, text)) || write_text(w, text);
     char field[sizeof w->e->field];
     path_text(at, field, sizeof field);
     return json_check(text, w->o->max_depth, field, NULL, w->e) && write_text(w, text);

@@ -9,12 +9,13 @@
 #include "transcode/transcode.h"
 #include "transcode/wire.h"
 
-enum { FIRST_ROOM = 1024, VARINT_MAX = 10 };
+enum { FIRST_ROOM = 1024, SPARE_MAX = 1 << 20, VARINT_MAX = 10 };
 
 // What is written lies at the end of the buffer's memory, from `p` on.
 struct writer {
   struct buf *out;
-  char *p, *low; // not below `low`: there the buffer's own bytes end; NULL: there is no room yet
+  struct splices *splices; // NULL: nothing may be left where it lies
+  char *p, *low;           // not below `low`: there the buffer's own bytes end; NULL: there is no room yet
   bool full, nomem;
 };
 
@@ -23,12 +24,18 @@ static char *end_of(const struct writer *w)
   return w->out->p + w->out->cap;
 }
 
+// How many bytes the message has from here to its end.
+static inline size_t written(const struct writer *w)
+{
+  return (size_t)(end_of(w) - w->p) + (w->splices ? w->splices->bytes : 0);
+}
+
 // Makes room for `n` bytes before what is written. False: over the limit or out of memory, and nothing more need be written.
 static __attribute__((noinline)) bool make_room(struct writer *w, size_t n)
 {
   struct buf *out = w->out;
-  size_t written = w->p ? (size_t)(end_of(w) - w->p) : 0, wanted = written + n;
-  size_t room = 2 * wanted > FIRST_ROOM ? 2 * wanted : FIRST_ROOM;
+  size_t own = w->p ? (size_t)(end_of(w) - w->p) : 0, wanted = own + n;
+  size_t spare = wanted < SPARE_MAX ? wanted : SPARE_MAX, room = wanted + (spare > FIRST_ROOM / 2 ? spare : FIRST_ROOM / 2);
   if (out->max && room > out->max - out->n)
     room = out->max - out->n;
   w->full = w->full || room < wanted;
@@ -38,10 +45,10 @@ static __attribute__((noinline)) bool make_room(struct writer *w, size_t n)
   w->nomem = !buf_reserve(out, room);
   if (w->nomem)
     return false;
-  w->p = end_of(w) - written;
+  w->p = end_of(w) - own;
   w->low = out->p + out->n;
-  if (written && old_cap != out->cap)
-    memmove(w->p, out->p + old_cap - written, written);
+  if (own && old_cap != out->cap)
+    memmove(w->p, out->p + old_cap - own, own);
   return true;
 }
 
@@ -183,23 +190,25 @@ static inline bool put_one(struct writer *w, ProtobufCType type, const void *val
   }
   if (type == PROTOBUF_C_TYPE_MESSAGE) {
     const ProtobufCMessage *m = *(ProtobufCMessage *const *)value;
-    size_t behind = (size_t)(end_of(w) - w->p);
+    size_t behind = written(w);
     if ((m && !put_message(w, m)) || !has_room(w, NUMBER_MAX))
       return false;
-    put_varint(w, (size_t)(end_of(w) - w->p) - behind);
+    put_varint(w, written(w) - behind);
     return true;
   }
   struct str s = text_of(type, value);
-  if (!has_room(w, s.n + NUMBER_MAX))
+  bool left = w->splices && splices_add(w->splices, (size_t)(end_of(w) - w->p), s);
+  if (!has_room(w, (left ? 0 : s.n) + NUMBER_MAX))
     return false;
-  put_bytes(w, s.p, s.n);
+  if (!left)
+    put_bytes(w, s.p, s.n);
   put_varint(w, s.n);
   return true;
 }
 
 static bool put_repeated(struct writer *w, const ProtobufCMessage *m, const ProtobufCFieldDescriptor *f)
 {
-  size_t each = value_size(f->type), n = field_count(m, f), behind = (size_t)(end_of(w) - w->p);
+  size_t each = value_size(f->type), n = field_count(m, f), behind = written(w);
   const char *values = *(char *const *)field_value(m, f);
   bool packed = is_packed(f);
   for (size_t i = n; i-- > 0;) {
@@ -212,7 +221,7 @@ static bool put_repeated(struct writer *w, const ProtobufCMessage *m, const Prot
     return true;
   if (!has_room(w, VARINT_MAX + VARINT_MAX))
     return false;
-  put_varint(w, (size_t)(end_of(w) - w->p) - behind);
+  put_varint(w, written(w) - behind);
   put_tag(w, f->id, WIRE_BYTES);
   return true;
 }
@@ -242,9 +251,26 @@ static bool put_message(struct writer *w, const ProtobufCMessage *m)
   return true;
 }
 
+// They were noted from the end to the beginning, and by how many bytes are behind them.
+static void turn_round(struct splices *s, size_t end)
+{
+  for (size_t i = 0, j = s->n; i < j--; i++) {
+    struct splice last = s->at[j];
+    s->at[j] = s->at[i];
+    s->at[i] = last;
+  }
+  for (size_t i = 0; i < s->n; i++)
+    s->at[i].at = end - s->at[i].at;
+}
+
 bool proto_encode(const ProtobufCMessage *m, struct buf *out, struct err *e)
 {
-  struct writer w = {.out = out};
+  return proto_encode_spliced(m, NULL, out, e);
+}
+
+bool proto_encode_spliced(const ProtobufCMessage *m, struct splices *splices, struct buf *out, struct err *e)
+{
+  struct writer w = {.out = out, .splices = splices && splices->n_held ? splices : NULL};
   if (!make_room(&w, 0) || !put_message(&w, m)) {
     if (w.nomem)
       return err_nomem(e);
@@ -253,5 +279,7 @@ bool proto_encode(const ProtobufCMessage *m, struct buf *out, struct err *e)
   size_t n = (size_t)(end_of(&w) - w.p);
   memmove(w.low, w.p, n);
   out->n += n;
+  if (w.splices)
+    turn_round(w.splices, out->n);
   return true;
 }

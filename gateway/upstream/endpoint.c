@@ -87,6 +87,7 @@ bool endpoint_copy(struct endpoint *to, const struct endpoint *from)
   *to = *from;
   to->url = strdup(from->url);
   to->unix_path = from->unix_path ? strdup(from->unix_path) : NULL;
+  to->headers = secrets_ref(from->headers);
   if (to->url && !from->unix_path == !to->unix_path)
     return true;
   endpoint_free(to);
@@ -97,5 +98,6 @@ void endpoint_free(struct endpoint *ep)
 {
   free(ep->url);
   free(ep->unix_path);
+  secrets_unref(ep->headers);
   *ep = (struct endpoint){0};
 }

@@ -9,6 +9,7 @@
 #include <limits.h>
 #include <stdlib.h>
 
+#include "runtime/flow.h"
 #include "upstream/transfer.h"
 
 enum { CONNECT_TIMEOUT_MS = 10000, MAX_BODY = 1 << 20 };
@@ -22,6 +23,7 @@ struct http_request {
   char *post;      // a copy of the request's body
   struct buf body; // the reply's
   size_t max_body;
+  size_t told;   // the body's size as the owner knows it
   bool sending;  // it got as far as sending
   bool distrust; // the connection will not be used again
   bool too_large, stopped;
@@ -72,6 +74,20 @@ static bool make_room(struct http_request *q, size_t first_piece)
   return buf_reserve(&q->body, want + 1) != NULL;
 }
 
+// Tells the owner of a large body: of all of it when its length was announced, else as it comes. False: it does not want more now.
+static bool wanted(struct http_request *q, size_t n)
+{
+  curl_off_t announced = -1;
+  curl_easy_getinfo(q->t.easy, CURLINFO_CONTENT_LENGTH_DOWNLOAD_T, &announced);
+  size_t told = q->told, coming = q->body.n + n;
+  if (announced > 0 && (size_t)announced > coming)
+    coming = (size_t)announced < q->max_body ? (size_t)announced : q->max_body;
+  if (coming < FLOW_LARGE || coming <= told)
+    return true;
+  q->told = coming;
+  return q->o.large(q->o.ctx, coming - told);
+}
+
 static size_t on_body(char *p, size_t size, size_t n, void *ctx)
 {
   struct http_request *q = ctx;
@@ -86,6 +102,8 @@ static size_t on_body(char *p, size_t size, size_t n, void *ctx)
     q->too_large = true;
     return 0;
   }
+  if (q->o.large && !wanted(q, n))
+    return CURL_WRITEFUNC_PAUSE; // the same bytes come again
   return (q->body.p || make_room(q, n)) && buf_add(&q->body, p, n) ? n : 0;
 }
 
@@ -177,7 +195,7 @@ static bool add_header(struct http_request *q, const char *name, const char *val
 
 static bool add_headers(struct http_request *q)
 {
-  const struct pairs *configured = q->ep.headers;
+  const struct pairs *configured = q->ep.headers ? &q->ep.headers->pairs : NULL;
   for (size_t i = 0; configured && i < configured->n; i++)
     if (!add_header(q, configured->at[i].name, configured->at[i].value))
       return false;
@@ -285,9 +303,15 @@ bool http_again(struct http_request *q, const char *path, struct str body)
     return false;
   buf_free(&q->body); // of a reply that was cut
   q->o.body = body;
+  q->told = 0;
   q->sending = q->distrust = q->too_large = q->stopped = false;
   transfer_start(&q->t);
   return true;
+}
+
+void http_resume(struct http_request *q)
+{
+  curl_easy_pause(q->t.easy, CURLPAUSE_CONT);
 }
 
 void http_cancel(struct http_request *q)

@@ -12,15 +12,15 @@
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/str.h"
-#include "config/config.h"
+#include "config/secrets.h"
 #include "runtime/reactor.h"
 
 // Where a worker is. Copied by whoever keeps it (endpoint_copy).
 struct endpoint {
-  char *url;                   // "http(s)://host:port[/base]", no slash at the end; with a unix socket its host is only for the Host header
-  char *unix_path;             // NULL: TCP
-  const char *ca_file;         // borrowed from the configuration; NULL: the system's CAs
-  const struct pairs *headers; // borrowed from the configuration; may be NULL
+  char *url;               // "http(s)://host:port[/base]", no slash at the end; with a unix socket its host is only for the Host header
+  char *unix_path;         // NULL: TCP
+  const char *ca_file;     // borrowed from the configuration; NULL: the system's CAs
+  struct secrets *headers; // shared by all copies; NULL: none
 };
 
 // "http://h:1/x/" or "unix:/path" into an endpoint. False with INVALID_ARGUMENT for anything else.
@@ -55,6 +55,9 @@ struct http_options {
   void (*done)(void *ctx, const struct http_reply *reply);
   // When set, the body goes here in pieces as it comes (max_body does not apply) and reply.body is empty. False ends the exchange.
   bool (*data)(void *ctx, struct str piece);
+  // A large body (FLOW_LARGE) is coming in, and takes `more` bytes than was said before. False: no more is read until http_resume. Nothing may be cancelled or
+  // resumed inside. NULL: all is read as it comes.
+  bool (*large)(void *ctx, size_t more);
   void *ctx;
 };
 
@@ -68,6 +71,9 @@ struct http_request *http_start(struct reactor *r, const struct endpoint *ep, co
 
 // Starts a kept request anew, inside its `done` or later: all is as before but path and body. False: out of memory, and done is not called.
 bool http_again(struct http_request *q, const char *path, struct str body);
+
+// Reads on after `large` said no. Not from inside callbacks of this request.
+void http_resume(struct http_request *q);
 
 // Ends a request; its callbacks are not called any more. Not from inside its own callbacks, but a kept one's `done` may.
 void http_cancel(struct http_request *q);

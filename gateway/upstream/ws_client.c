@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "base/utf8.h"
+#include "runtime/flow.h"
 #include "upstream/stream.h"
 #include "upstream/transfer.h"
 #include "upstream/ws_frames.h"
@@ -16,7 +17,7 @@
 enum {
   SCRATCH = 64 << 10,           // read at once
   SCRATCH_OUT_KEPT = 256 << 10, // the buffer for what goes out is freed when it was larger
-  MAX_READS = 16,               // one after another, so that one socket does not hold the loop
+  MAX_READ = 1 << 20,           // in a turn, so that one socket does not hold the loop
   MAX_UNSENT = 16 << 20,
   MAX_UNSENT_PONGS = 64 << 10, // a peer that floods us with pings and does not read gets no more pongs
   MAX_MESSAGE = 104857600,
@@ -53,6 +54,8 @@ struct ws {
   bool broken;       // what was half sent cannot be completed; ends when the loop comes round
   bool more_to_read; // TLS holds bytes that the descriptor does not show
   bool pinged;       // a ping is out since last_heard
+  bool paused;       // until ws_resume
+  size_t told;       // of the message that is coming in: its size as the owner knows it
   int reading;       // what to watch for at least
   uint64_t reads;
   nsec ping_interval, connect_timeout, last_heard;
@@ -126,7 +129,7 @@ __attribute__((format(printf, 4, 5))) static void end_because(struct ws *w, enum
 
 static void watch(struct ws *w)
 {
-  io_events(w->io, w->reading | (w->out.n || w->more_to_read || w->broken ? IO_WRITE : 0));
+  io_events(w->io, (w->paused ? 0 : w->reading) | (w->out.n || w->more_to_read || w->broken ? IO_WRITE : 0));
 }
 
 // Errors are left to the reading side: the descriptor shows as readable then, and what the peer sent before it went is read first.
@@ -243,29 +246,35 @@ static void on_message(struct ws *w, struct shared *message)
     shared_unref(message);
 }
 
+static void on_event(struct ws *w, enum ws_event_type type, struct ws_event *ev)
+{
+  switch (type) {
+  case WS_EVENT_NONE:
+  case WS_EVENT_PONG:
+    break;
+  case WS_EVENT_MESSAGE:
+    on_message(w, ev->message);
+    break;
+  case WS_EVENT_PING:
+    if (w->state == WS_OPEN)
+      send_control(w, WS_PONG, ev->payload);
+    break;
+  case WS_EVENT_CLOSE:
+    on_peer_close(w, ev);
+    break;
+  case WS_EVENT_ERROR:
+    on_bad_frame(w, ev);
+    break;
+  }
+}
+
 static void read_frames(struct ws *w, struct str in)
 {
-  while (w->state == WS_OPEN || w->state == WS_CLOSING) {
-    struct ws_event ev;
-    switch (ws_frames_read(&w->frames, &in, &ev)) {
-    case WS_EVENT_NONE:
-      return;
-    case WS_EVENT_MESSAGE:
-      on_message(w, ev.message);
-      break;
-    case WS_EVENT_PING:
-      if (w->state == WS_OPEN)
-        send_control(w, WS_PONG, ev.payload);
-      break;
-    case WS_EVENT_PONG:
-      break;
-    case WS_EVENT_CLOSE:
-      on_peer_close(w, &ev);
-      break;
-    case WS_EVENT_ERROR:
-      on_bad_frame(w, &ev);
-      break;
-    }
+  struct ws_event ev;
+  enum ws_event_type type = WS_EVENT_PONG;
+  while (type != WS_EVENT_NONE && (w->state == WS_OPEN || w->state == WS_CLOSING)) {
+    type = ws_frames_read(&w->frames, &in, &ev);
+    on_event(w, type, &ev);
   }
 }
 
@@ -315,15 +324,44 @@ static void read_head(struct ws *w, struct str in)
   }
 }
 
-static void on_bytes(struct ws *w, struct str in)
+static void heard(struct ws *w)
 {
   w->reads++;
   w->last_heard = w->pool->r->now;
   w->pinged = false;
+}
+
+static void on_bytes(struct ws *w, struct str in)
+{
+  heard(w);
   if (w->state == WS_UPGRADING)
     read_head(w, in);
   else
     read_frames(w, in);
+}
+
+// Of a large message: they lie where they belong already.
+static void on_payload(struct ws *w, size_t n)
+{
+  struct ws_event ev;
+  heard(w);
+  enum ws_event_type type = ws_frames_received(&w->frames, n, &ev);
+  on_event(w, type, &ev);
+}
+
+// Tells the owner of a large message as soon as its size is announced. False: it does not want the rest now.
+static bool wanted(struct ws *w)
+{
+  size_t coming = ws_frames_coming(&w->frames), told = w->told;
+  if (coming < FLOW_LARGE) {
+    w->told = 0;
+    return true;
+  }
+  if (coming <= told || w->state != WS_OPEN || !w->events->large)
+    return true;
+  w->told = coming;
+  w->paused = !w->events->large(w->ctx, coming - told);
+  return !w->paused;
 }
 
 static void on_line_end(struct ws *w)
@@ -339,21 +377,30 @@ static void on_readable(struct ws *w, bool ends)
 {
   bool tls = stream_is_tls(&w->stream);
   w->more_to_read = false;
-  for (int i = 0; w->state != WS_DEAD; i++) {
-    if (i == MAX_READS) {
+  for (size_t all = 0; w->state != WS_DEAD;) {
+    if (all >= MAX_READ) {
       w->more_to_read = tls;
       io_again(w->io);
       return;
     }
-    ssize_t n = stream_recv(&w->stream, w->pool->scratch, SCRATCH);
+    char *to = NULL;
+    size_t direct = ws_frames_room(&w->frames, &to), room = direct ? direct : SCRATCH;
+    room = room < MAX_READ ? room : MAX_READ;
+    ssize_t n = stream_recv(&w->stream, direct ? to : w->pool->scratch, room);
     if (n == STREAM_AGAIN)
       return;
     if (n <= 0) {
       on_line_end(w);
       return;
     }
-    on_bytes(w, (struct str){w->pool->scratch, (size_t)n});
-    if (n < SCRATCH && !tls && !ends)
+    if (direct)
+      on_payload(w, (size_t)n);
+    else
+      on_bytes(w, (struct str){w->pool->scratch, (size_t)n});
+    all += (size_t)n;
+    if (w->state == WS_DEAD || !wanted(w))
+      return;
+    if ((size_t)n < room && !tls && !ends)
       return; // that was all
   }
 }
@@ -367,7 +414,7 @@ static void on_ready(void *ctx, int events)
   }
   if (events & IO_WRITE)
     flush(w);
-  if (events & (IO_READ | IO_HANGUP) || w->more_to_read)
+  if (!w->paused && (events & (IO_READ | IO_HANGUP) || w->more_to_read))
     on_readable(w, events & IO_HANGUP);
   if (w->state != WS_DEAD)
     watch(w);
@@ -400,6 +447,8 @@ static void on_timer(struct timer *t)
     kill_ws(w);
   } else if (r->now < nsec_add(w->last_heard, w->ping_interval)) {
     arm_ping(w); // it was heard of meanwhile; moving the timer at each message would cost more
+  } else if (w->paused) {
+    timer_set(r, t, nsec_add(r->now, w->ping_interval)); // whatever it says is not read
   } else if (w->pinged) {
     end_because(w, WS_END_SILENT, 0, "the worker did not answer a ping within %.3g s", (double)w->ping_interval / 1e9);
   } else {
@@ -437,7 +486,8 @@ static bool prepare_upgrade(struct ws *w, const struct endpoint *ep, const char 
   if (!u)
     return false;
   struct buf host = {0}, base = {0};
-  bool ok = split_url(ep->url, &host, &base) && ws_handshake_request(&u->request, host.p, base.p, path, ep->headers, &u->accept);
+  bool ok = split_url(ep->url, &host, &base) &&
+            ws_handshake_request(&u->request, host.p, base.p, path, ep->headers ? &ep->headers->pairs : NULL, &u->accept);
   buf_free(&host);
   buf_free(&base);
   return ok;
@@ -468,6 +518,16 @@ struct ws *ws_open(struct reactor *r, const struct endpoint *ep, const struct ws
   return NULL;
 }
 
+void ws_resume(struct ws *w)
+{
+  if (!w->paused)
+    return;
+  w->paused = false;
+  w->last_heard = w->pool->r->now;
+  w->more_to_read = stream_is_tls(&w->stream);
+  watch(w);
+}
+
 uint64_t ws_reads(const struct ws *w)
 {
   return w->reads;
@@ -477,7 +537,7 @@ void ws_close(struct ws *w, int code)
 {
   if (!w || w->state == WS_DEAD || w->state == WS_CLOSING)
     return;
-  if (w->state != WS_OPEN) {
+  if (w->state != WS_OPEN || w->paused) { // the peer's answer would come behind what is not read
     kill_ws(w);
     return;
   }

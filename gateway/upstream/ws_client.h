@@ -25,6 +25,9 @@ struct ws_events {
   void (*open)(void *ctx);
   // One whole text message, not yet validated as UTF-8. `msg` has one reference, which passes to the callee. Its bytes end in a NUL, which is not counted.
   void (*message)(void *ctx, struct shared *msg);
+  // A large message (FLOW_LARGE) is coming in, and takes `more` bytes than was said before. False: no more is read until ws_resume, neither of it nor of what
+  // is behind it; the peer may think that we are gone if that takes long. Nothing may be closed inside. NULL: all is read as it comes.
+  bool (*large)(void *ctx, size_t more);
   // The end: called exactly once unless ws_close came first; the ws is freed when it returns. `e` says more (UNAVAILABLE and a message for callers).
   void (*end)(void *ctx, enum ws_end why, int code, const struct err *e);
 };
@@ -45,6 +48,9 @@ bool ws_send(struct ws *w, const struct str *pieces, int n);
 
 // How often it has read from its socket. A message that is handed over while this is what it was at ws_send was received before that, and so can't be its reply.
 uint64_t ws_reads(const struct ws *w);
+
+// Reads on after `large` said no. It does not look at the socket before it returns.
+void ws_resume(struct ws *w);
 
 // Sends a close frame (if open), closes when the peer has answered or after a second, and frees; no callback comes any more, from now on. May be called
 // from inside any of its callbacks. NULL is fine.

@@ -10,8 +10,9 @@ enum {
   MAX_CONTROL = 125,
   MAX_FRAME_HEADER = 14,
   MAX_IDLE_CODERS = 16,
-  // What a frame's header announces is only believed so far; more room is made as bytes come.
+  // What a frame's header announces is only believed so far; whoever has sent as much gets room for the rest.
   TRUSTED_LENGTH = 64 << 10,
+  DIRECT_MIN = 4 << 10, // less of a frame is not worth a read of its own
 };
 
 struct ws_coder {
@@ -20,7 +21,9 @@ struct ws_coder {
   struct ws_coders *coders;
   struct str *in;            // what may be read
   size_t buffered;           // bytes that wslay has read and not yet handed out
+  size_t passed;             // bytes of payload that wslay may count as read: they lie in the message already
   bool in_frame;             // the frame's header has been handled
+  bool in_data;              // … and its payload is a message's
   uint64_t left;             // what is still to come of the frame's payload
   char control[MAX_CONTROL]; // the payload of a control frame so far
   size_t n_control;
@@ -33,6 +36,12 @@ static ssize_t take_input(uint8_t *to, size_t n, int flags, void *ctx)
 {
   (void)flags;
   struct ws_coder *c = ctx;
+  if (c->passed) {
+    n = n < c->passed ? n : c->passed;
+    c->passed -= n;
+    c->buffered += n;
+    return (ssize_t)n;
+  }
   if (n > c->in->n)
     n = c->in->n;
   if (!n)
@@ -225,8 +234,8 @@ static enum ws_event_type end_control(struct ws_frames *f, int opcode, struct ws
   }
 }
 
-// A piece of a frame's payload, perhaps its last.
-static enum ws_event_type on_piece(struct ws_frames *f, const struct wslay_frame_iocb *io, struct ws_event *ev)
+// A piece of a frame's payload, perhaps its last. `stored`: it lies in the message already.
+static enum ws_event_type on_piece(struct ws_frames *f, const struct wslay_frame_iocb *io, bool stored, struct ws_event *ev)
 {
   struct ws_coder *c = f->coder;
   bool control = wslay_is_ctrl_frame(io->opcode);
@@ -244,15 +253,65 @@ static enum ws_event_type on_piece(struct ws_frames *f, const struct wslay_frame
   }
   c->left -= io->data_length;
   c->in_frame = c->left > 0;
+  c->in_data = c->in_frame && !control;
   if (control) {
     if (io->data_length)
       memcpy(c->control + c->n_control, io->data, io->data_length);
     c->n_control += io->data_length;
     return c->in_frame ? WS_EVENT_NONE : end_control(f, io->opcode, ev);
   }
-  if (!buf_add(&f->message, io->data, io->data_length))
+  if (!stored && !buf_add(&f->message, io->data, io->data_length))
     return fault(f, ev, WS_CODE_INTERNAL, "out of memory");
   return c->in_frame || !io->fin ? WS_EVENT_NONE : end_message(f, ev);
+}
+
+// wslay copies each payload through a buffer of 4 KiB, which is nothing to small messages and most of the cost of large ones. It does not look at
+// unmasked payload, so once it has read a frame's header it is only told how much of the payload has come, and the bytes go where they belong.
+static enum ws_event_type pass(struct ws_frames *f, size_t n, struct ws_event *ev)
+{
+  struct ws_coder *c = f->coder;
+  enum ws_event_type type = WS_EVENT_NONE;
+  c->passed = n;
+  while (type == WS_EVENT_NONE && c->passed) {
+    struct wslay_frame_iocb io = {0};
+    if (wslay_frame_recv(c->wslay, &io) < 0)
+      return fault(f, ev, WS_CODE_PROTOCOL_ERROR, "a malformed frame");
+    type = on_piece(f, &io, true, ev);
+  }
+  if (!c->in_frame && !c->buffered)
+    give_back(f);
+  return type;
+}
+
+static enum ws_event_type take_payload(struct ws_frames *f, struct str *in, struct ws_event *ev)
+{
+  size_t n = in->n < f->coder->left ? in->n : (size_t)f->coder->left;
+  if (!buf_add(&f->message, in->p, n))
+    return fault(f, ev, WS_CODE_INTERNAL, "out of memory");
+  *in = str_skip(*in, n);
+  return pass(f, n, ev);
+}
+
+size_t ws_frames_room(struct ws_frames *f, char **to)
+{
+  const struct ws_coder *c = f->coder;
+  if (!c || !c->in_data || c->buffered || c->left < DIRECT_MIN || f->over)
+    return 0;
+  uint64_t room = f->message.n < TRUSTED_LENGTH && c->left > TRUSTED_LENGTH ? TRUSTED_LENGTH : c->left;
+  *to = buf_reserve(&f->message, (size_t)room + 1);
+  return *to ? (size_t)room : 0; // without memory ws_frames_read says so
+}
+
+enum ws_event_type ws_frames_received(struct ws_frames *f, size_t n, struct ws_event *ev)
+{
+  *ev = (struct ws_event){0};
+  f->message.n += n;
+  return pass(f, n, ev);
+}
+
+size_t ws_frames_coming(const struct ws_frames *f)
+{
+  return f->in_message ? f->message.n + (f->coder && f->coder->in_data ? (size_t)f->coder->left : 0) : 0;
 }
 
 enum ws_event_type ws_frames_read(struct ws_frames *f, struct str *in, struct ws_event *ev)
@@ -266,6 +325,12 @@ enum ws_event_type ws_frames_read(struct ws_frames *f, struct str *in, struct ws
       if (!f->coder)
         return fault(f, ev, WS_CODE_INTERNAL, "out of memory");
     }
+    if (f->coder->in_data && !f->coder->buffered && in->n) {
+      enum ws_event_type type = take_payload(f, in, ev);
+      if (type != WS_EVENT_NONE)
+        return type;
+      continue;
+    }
     f->coder->in = in;
     struct wslay_frame_iocb io = {0};
     ssize_t n = wslay_frame_recv(f->coder->wslay, &io);
@@ -276,7 +341,7 @@ enum ws_event_type ws_frames_read(struct ws_frames *f, struct str *in, struct ws
     }
     if (n < 0)
       return fault(f, ev, WS_CODE_PROTOCOL_ERROR, "a malformed frame header");
-    enum ws_event_type type = on_piece(f, &io, ev);
+    enum ws_event_type type = on_piece(f, &io, false, ev);
     if (type != WS_EVENT_NONE)
       return type;
   }

@@ -65,6 +65,14 @@ struct ws_event {
 // Reads from the front of `in`, and moves it, until something happens.
 enum ws_event_type ws_frames_read(struct ws_frames *f, struct str *in, struct ws_event *ev);
 
+// Where the next bytes of a large frame may be received, so that they need not be copied: how many, and `to`. 0: the next bytes are for ws_frames_read.
+size_t ws_frames_room(struct ws_frames *f, char **to);
+// `n` bytes have been received there; what ws_frames_read would say of them.
+enum ws_event_type ws_frames_received(struct ws_frames *f, size_t n, struct ws_event *ev);
+
+// How large the message that is coming in will be, as far as its frames have announced; 0: none is half here.
+size_t ws_frames_coming(const struct ws_frames *f);
+
 // Gives back what it holds.
 void ws_frames_free(struct ws_frames *f);
 

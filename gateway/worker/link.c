@@ -7,6 +7,7 @@
 #include "runtime/metrics.h"
 
 #define PING_INTERVAL (30 * NSEC_PER_S)
+#define PAUSED_LOOK (1 * NSEC_PER_S)
 
 enum { BODY_KEPT = 4 << 10 }; // of a request's memory, for the session's next
 
@@ -22,6 +23,7 @@ struct link {
   bool retried;            // HTTP: the request was started a second time, since nothing of the first was taken
   enum worker_op op;       // of the running request
   nsec deadline;           // of the running request
+  nsec paused;             // since when its reply is not read; 0: it is
   uint64_t sent_at_read;   // WebSocket: what had been read when the running request was sent
   struct timer timer;      // set for `deadline` or an earlier one
   struct turn_end freeing; // what is up the stack may still look at a link that is gone
@@ -99,6 +101,10 @@ static void on_timer(struct timer *t)
   struct link *l = CONTAINER_OF(t, struct link, timer);
   if (!l->running)
     return;
+  if (l->paused) { // the time until it is read on is not the worker's
+    timer_set(l->r, t, nsec_add(l->r->now, PAUSED_LOOK));
+    return;
+  }
   if (l->r->now < l->deadline) {
     timer_set(l->r, t, l->deadline); // was set for an earlier request; to move it at each would cost more
     return;
@@ -130,6 +136,29 @@ static void deliver(struct link *l, struct worker_reply *reply, struct shared *b
   l->events->reply(l->ctx, reply, bytes);
   if (ended && !l->gone)
     end(l, &(struct link_end){.err = &why});
+}
+
+static bool on_large(void *ctx, size_t more)
+{
+  struct link *l = ctx;
+  if (!l->running || !l->events->large || l->events->large(l->ctx, more))
+    return true;
+  l->paused = clock_mono();
+  return false;
+}
+
+void link_resume(struct link *l)
+{
+  if (!l->paused)
+    return;
+  nsec now = clock_mono();
+  l->deadline = nsec_add(l->deadline, now - l->paused);
+  l->paused = 0;
+  timer_set(l->r, &l->timer, l->deadline);
+  if (l->ws)
+    ws_resume(l->ws);
+  else
+    http_resume(l->http ? l->http : l->steps);
 }
 
 // Nobody asked. Right after the upgrade a worker says so that it is full or could not make the environment; anything else is none of ours to guess.
@@ -206,7 +235,8 @@ static bool start_request(struct link *l)
 {
   if (l->steps && l->op != OP_STATE)
     return http_again(l->steps, l->path, buf_view(&l->body));
-  struct http_options o = {.method = "GET", .path = l->path, .max_body = (size_t)l->env->max_reply_bytes, .done = on_http_reply, .ctx = l};
+  struct http_options o = {
+      .method = "GET", .path = l->path, .max_body = (size_t)l->env->max_reply_bytes, .done = on_http_reply, .large = on_large, .ctx = l};
   if (l->op == OP_STATE)
     return (l->http = http_start(l->r, &l->ep, &o)) != NULL;
   o.method = "POST";
@@ -242,7 +272,7 @@ static bool open_http(struct link *l, const struct endpoint *ep)
 
 static bool open_ws(struct link *l, const struct endpoint *ep)
 {
-  static const struct ws_events events = {.open = on_ws_open, .message = on_ws_message, .end = on_ws_end};
+  static const struct ws_events events = {.open = on_ws_open, .message = on_ws_message, .large = on_large, .end = on_ws_end};
   const struct ws_options o = {.path = "/ws", .ping_interval = PING_INTERVAL, .max_message = (size_t)l->env->max_reply_bytes};
   l->ws = ws_open(l->r, ep, &o, &events, l);
   return l->ws != NULL;

@@ -25,6 +25,9 @@ struct link_events {
   void (*open)(void *ctx);
   // The reply to the running request. Spans in `reply` lie in `bytes`, of which the callee gets one reference. For replies with session_ended, `end` follows.
   void (*reply)(void *ctx, struct worker_reply *reply, struct shared *bytes);
+  // The running request's reply is large (FLOW_LARGE) and takes `more` bytes than was said before. False: it is not read on until link_resume, and that time
+  // does not count as the worker's. Nothing may be closed or sent inside. NULL: all is read.
+  bool (*large)(void *ctx, size_t more);
   // The link is gone, and with it the running request. Called once, unless link_close came first; the link is freed when it returns.
   void (*end)(void *ctx, const struct link_end *end);
 };
@@ -35,6 +38,9 @@ struct link *link_open(struct reactor *r, enum worker_dialect dialect, const str
 
 // Sends a request; its bytes are copied or written before it returns. Only when open and none runs. False: out of memory; nothing was sent then.
 bool link_send(struct link *l, const struct worker_request *q);
+
+// Reads on after `large` said no; harmless otherwise. Not inside callbacks.
+void link_resume(struct link *l);
 
 // Gives the link up, and its running request: no callback comes any more. The worker is told (close frame). NULL is fine. May be called inside callbacks.
 void link_close(struct link *l);

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import tarfile
 
@@ -94,6 +95,23 @@ def openenv_tar(venv):
 
     sources = b"".join(path.read_bytes() for path in (*project, pathlib.Path(__file__)))
     return _make("openenv", f"{python} {site} {os.stat(site).st_mtime_ns} {hashlib.sha256(sources).hexdigest()}", write)
+
+
+def builder_tar(program):
+    """A base for deploy/Dockerfile's first stage: a shell, the programs that its commands name, and the libraries of `program`, which is built already."""
+    shells = {"/bin/sh": "/bin/sh", "/bin/bash": "/bin/bash"}
+    tools = {f"/usr/bin/{name}": shutil.which(name) for name in ("ldd", "mkdir", "cp", "ln", "chmod", "tr", "grep", "sort")}
+    certificates = "/etc/ssl/certs/ca-certificates.crt"
+
+    def write(tar):
+        for name, path in {**shells, **tools}.items():
+            _add(tar, path, name)
+        if os.path.exists(certificates):
+            _add(tar, certificates)
+        _add_tmp(tar)
+        _add_libraries(tar, [*shells.values(), *tools.values(), program])
+
+    return _make("builder", hashlib.sha256(pathlib.Path(program).read_bytes()).hexdigest(), write)
 
 
 def program_tar(program):

@@ -44,6 +44,7 @@ def test_version():
         (["-h"], ["serve"]),
         (["serve", "--help"], ["--config FILE", "--listen", "--max-message-bytes", "--log-level debug|info|warn|error", "Default: 127.0.0.1:8080"]),
         (["check", "--help"], ["FILE", "--schema"]),
+        (["health", "--help"], ["URL", "--live"]),
         (["worker", "--help"], ["worker"]),
     ],
 )

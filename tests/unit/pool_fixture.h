@@ -220,7 +220,7 @@ static void fixture_stop(struct fixture *f)
 static void remove_dir(const char *dir)
 {
   char path[300];
-  snprintf(path, sizeof path, "%s/identity", dir);
+  snprintf(path, sizeof path, "%s/lock", dir);
   unlink(path);
   assert_int_equal(rmdir(dir), 0);
 }

@@ -147,6 +147,30 @@ static void test_provider_left_out(void **state)
   config_free(c);
 }
 
+static void test_references(void **state)
+{
+  (void)state;
+  struct config *c = parse_ok("{\"environments\": {\"u\": {\"env_vars\": {\"A\": \"a\", \"B\": {\"env\": \"X_1\"}, \"C\": \"{}\"},"
+                              "\"headers\": {\"Authorization\": {\"file\": \"/run/token\"}}, \"pass_env\": [\"UV_*\", \"TZ\"],"
+                              "\"uv\": {\"project\": \".\", \"port\": 8001, \"extra_env\": {\"D\": \"d\", \"A\": {\"file\": \"/a\"}}}}}}");
+  const struct env_config *u = config_env(c, STR("u"));
+  assert_int_equal(u->max_workers, 1);
+  assert_int_equal(u->headers.at[0].source, VALUE_FILE);
+  assert_string_equal(u->headers.at[0].value, "/run/token");
+  assert_int_equal(u->uv_extra_env.n, 0);
+  assert_int_equal(u->env_vars.n, 4);
+  static const struct {
+    const char *name, *value;
+    enum value_source source;
+  } vars[] = {{"A", "/a", VALUE_FILE}, {"B", "X_1", VALUE_ENV}, {"C", "{}", VALUE_PLAIN}, {"D", "d", VALUE_PLAIN}};
+  for (size_t i = 0; i < 4; i++) {
+    assert_string_equal(u->env_vars.at[i].name, vars[i].name);
+    assert_string_equal(u->env_vars.at[i].value, vars[i].value);
+    assert_int_equal(u->env_vars.at[i].source, vars[i].source);
+  }
+  config_free(c);
+}
+
 static void test_wrong_values(void **state)
 {
   (void)state;
@@ -224,6 +248,17 @@ static void test_wrong_environments(void **state)
       {"{" BUILTIN ", \"headers\": {\"HOST\": \"b\"}}", "environments.x.headers", "sets itself"},
       {"{" BUILTIN ", \"env_vars\": {\"A=B\": \"b\"}}", "environments.x.env_vars.A=B", "wrong name"},
       {"{" BUILTIN ", \"env_vars\": {\"A\": 1}}", "environments.x.env_vars.A", "string"},
+      {"{" BUILTIN ", \"env_vars\": {\"A\": {}}}", "environments.x.env_vars.A", "{\"file\": PATH}"},
+      {"{" BUILTIN ", \"env_vars\": {\"A\": {\"file\": \"a\"}}}", "environments.x.env_vars.A", "absolute path"},
+      {"{" BUILTIN ", \"env_vars\": {\"A\": {\"file\": \"/a\", \"env\": \"A\"}}}", "environments.x.env_vars.A", "{\"env\": NAME}"},
+      {"{" BUILTIN ", \"env_vars\": {\"A\": {\"file\": \"/a\", \"file\": \"/a\"}}}", "environments.x.env_vars.A", "{\"env\": NAME}"},
+      {"{" BUILTIN ", \"env_vars\": {\"A\": {\"env\": 1}}}", "environments.x.env_vars.A", "{\"env\": NAME}"},
+      {"{" BUILTIN ", \"env_vars\": {\"A\": {\"vault\": \"a\"}}}", "environments.x.env_vars.A", "{\"env\": NAME}"},
+      {"{" BUILTIN ", \"headers\": {\"A\": {\"env\": \"a-b\"}}}", "environments.x.headers.A", "environment variable"},
+      {"{\"docker\": {\"image\": \"a\", \"labels\": {\"a\": {\"env\": \"A\"}}}}", "environments.x.docker.labels.a", "must be a string"},
+      {"{" BUILTIN ", \"pass_env\": [\"A=b\"]}", "environments.x.pass_env.0", "variable's name"},
+      {"{\"docker\": {\"image\": \"a\"}, \"pass_env\": [\"A\"]}", "environments.x.pass_env", "env_vars"},
+      {"{\"static\": {\"urls\": [\"http://a\"]}, \"pass_env\": [\"A\"]}", "environments.x.pass_env", "static"},
       {"{\"static\": {\"urls\": []}}", "environments.x.static.urls", "at least 1"},
       {"{\"static\": {\"urls\": [\"ws://a\"]}}", "environments.x.static.urls.0", "http(s)://"},
       {"{\"static\": {\"urls\": [\"http://user@a\"]}}", "environments.x.static.urls.0", "http(s)://"},
@@ -244,6 +279,10 @@ static void test_wrong_environments(void **state)
       {"{\"docker\": {\"image\": \"x\", \"mounts\": [\"relative/path:/x\"]}}", "environments.x.docker.mounts.0", "SOURCE"},
       {"{\"docker\": {\"image\": \"x\", \"mounts\": [\"/a:/b:rw\"]}}", "environments.x.docker.mounts.0", "SOURCE"},
       {"{\"docker\": {\"image\": \"x\", \"cap_add\": [\"net_raw\"]}}", "environments.x.docker.cap_add.0", "capability"},
+      {"{\"uv\": {\"project\": \".\", \"port\": 8000}, \"max_workers\": 2}", "environments.x.uv.port", "max_workers"},
+      {"{\"uv\": {\"project\": \".\", \"reload\": true, \"workers\": 2}}", "environments.x.uv.reload", "several workers"},
+      {"{\"uv\": {\"space\": \"a/b\", \"workers\": 2}}", "environments.x.uv", "an app"},
+      {"{\"uv\": {\"project\": \".\", \"host\": \"::\"}}", "environments.x.uv.host", "in []"},
       {"{\"docker\": {\"image\": \"-x\"}}", "environments.x.docker.image", "image"},
       {"{\"docker\": {\"image\": \"x\", \"host\": \"tcp://a\"}}", "environments.x.docker.host", "unix:///"},
   };
@@ -390,6 +429,7 @@ int main(void)
 {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_defaults),
+      cmocka_unit_test(test_references),
       cmocka_unit_test(test_values),
       cmocka_unit_test(test_docker_spaces),
       cmocka_unit_test(test_provider_left_out),

@@ -46,7 +46,7 @@ static void test_body_with_every_key(void **state)
   (void)state;
   char team[] = "team", rl[] = "r\"l", a[] = "A", value[] = "b=c \\ \n", python[] = "python3", dash[] = "-c", network[] = "lab";
   char bind[] = "/data/in:/in:ro", volume[] = "cache:/root/.cache", setuid[] = "SETUID";
-  struct pair labels[] = {{team, rl}}, vars[] = {{a, value}};
+  struct pair labels[] = {{team, rl, VALUE_PLAIN}}, vars[] = {{a, value, VALUE_PLAIN}};
   char *command[] = {python, dash, NULL}, *mounts[] = {bind, volume, NULL}, *caps[] = {setuid, NULL};
   const uint16_t ports[] = {65535, 7860};
   struct env_config env = defaults();
@@ -79,7 +79,7 @@ static void test_config_hashes(void **state)
 {
   (void)state;
   char a[] = "A", one[] = "1", two[] = "2";
-  struct pair vars[] = {{a, one}}, others[] = {{a, two}};
+  struct pair vars[] = {{a, one, VALUE_PLAIN}}, others[] = {{a, two, VALUE_PLAIN}};
   struct env_config env = defaults();
   const struct pairs v = {vars, 1}, w = {others, 1};
   char hash[DOCKER_HASH_MAX], again[DOCKER_HASH_MAX];

@@ -74,7 +74,7 @@ static void on_end(void *ctx, const struct link_end *end)
   reactor_stop(&t->b.r);
 }
 
-static const struct link_events events = {on_open, on_reply, on_end};
+static const struct link_events events = {.open = on_open, .reply = on_reply, .end = on_end};
 
 static struct run run_at(const char *address, enum worker_dialect dialect, const enum worker_op *ops, int n_ops, struct run t)
 {
@@ -83,7 +83,9 @@ static struct run run_at(const char *address, enum worker_dialect dialect, const
     t.env.step_timeout_s = 5;
   if (!t.env.max_reply_bytes)
     t.env.max_reply_bytes = 8 << 20;
-  t.b.ep.headers = &t.env.headers;
+  struct err e;
+  t.b.ep.headers = secrets_read("headers", &t.env.headers, &e);
+  assert_non_null(t.b.ep.headers);
   t.ops = ops;
   t.n_ops = n_ops;
   t.link = link_open(&t.b.r, dialect, &t.b.ep, &t.env, 64, &events, &t);
@@ -154,7 +156,7 @@ static void an_episode(void **state)
   (void)state;
   struct peer p;
   peer_start(&p, serve_well, NULL);
-  struct pair token = {(char[]){"Authorization"}, (char[]){"Bearer x"}};
+  struct pair token = {(char[]){"Authorization"}, (char[]){"Bearer x"}, VALUE_PLAIN};
   struct run t = run_at(p.address, DIALECT_WS, episode, 4, (struct run){.env.headers = {&token, 1}});
   assert_int_equal(t.replies, 4);
   assert_int_equal(t.ends, 0);
@@ -476,7 +478,7 @@ static void ws_ended(void *ctx, enum ws_end why, int code, const struct err *e)
 
 static struct ended ws_against(void (*serve)(struct peer *, int), const struct ws_options *o)
 {
-  static const struct ws_events ws_events = {ws_opened, ws_message, ws_ended};
+  static const struct ws_events ws_events = {.open = ws_opened, .message = ws_message, .end = ws_ended};
   struct peer p;
   struct bench b;
   peer_start(&p, serve, NULL);

@@ -287,7 +287,7 @@ static void test_replies(void **state)
   envgate__v1__get_state_response__init(&got);
   got.state = &payload;
   assert_true(rest_find(STR("GET"), STR("/v1/sessions/a/state"), &m, &other_verb, NULL));
-  assert_true(rest_reply(m.method, &got.base, &out, &e));
+  assert_true(rest_reply(m.method, &got.base, NULL, &out, &e));
   assert_true(str_eq(buf_view(&out), STR("{\"a\" : 1}"))); // response_body: the state itself, its bytes untouched
   buf_free(&out);
 
@@ -295,7 +295,7 @@ static void test_replies(void **state)
   envgate__v1__step_result__init(&result);
   result.observation = &payload;
   assert_true(rest_find(STR("POST"), STR("/v1/sessions/a/step"), &m, &other_verb, NULL));
-  assert_true(rest_reply(m.method, &result.base, &out, &e));
+  assert_true(rest_reply(m.method, &result.base, NULL, &out, &e));
   assert_true(buf_char(&out, '\0'));
   assert_non_null(strstr(out.p, "\"observation\":{\"a\" : 1}"));
   assert_non_null(strstr(out.p, "\"done\":false")); // OpenEnv's clients need it, though proto3 leaves defaults out

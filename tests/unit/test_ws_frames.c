@@ -121,6 +121,69 @@ static void longer_lengths(void **state)
   reads((struct str){big, sizeof big}, 70000, "T70000");
 }
 
+// Large frames are received where they belong, `step` bytes at a time, and what is too small for that is read as ever.
+static void received_in_place(void **state)
+{
+  (void)state;
+  enum { FIRST = 300000, SECOND = 70000 };
+  struct buf in = {0}, want = {0};
+  for (size_t i = 0; i < FIRST + SECOND; i++)
+    assert_true(buf_char(&want, (char)('!' + i * 7 % 91)));
+  assert_true(buf_add(&in, "\x01\x7F\x00\x00\x00\x00\x00\x04\x93\xE0", 10) && buf_add(&in, want.p, FIRST));
+  assert_true(buf_add(&in, "\x89\x02hi", 4));
+  assert_true(buf_add(&in, "\x80\x7F\x00\x00\x00\x00\x00\x01\x11\x70", 10) && buf_add(&in, want.p + FIRST, SECOND));
+  assert_true(buf_add(&in, "\x81\x02ok", 4));
+  for (size_t step = 999; step < 500000; step *= 7) {
+    struct ws_coders coders;
+    assert_true(ws_coders_init(&coders));
+    struct ws_frames f = {.coders = &coders, .max_message = FIRST + SECOND};
+    size_t in_place = 0, messages = 0, pings = 0;
+    struct str left = buf_view(&in);
+    while (left.n) {
+      char *to = NULL;
+      size_t room = ws_frames_room(&f, &to), n = left.n < step ? left.n : step;
+      struct str piece = {left.p, room && room < n ? room : n};
+      left = str_skip(left, piece.n);
+      in_place += room ? piece.n : 0;
+      if (room)
+        memcpy(to, piece.p, piece.n);
+      struct ws_event ev;
+      enum ws_event_type type = room ? ws_frames_received(&f, piece.n, &ev) : ws_frames_read(&f, &piece, &ev);
+      for (; type != WS_EVENT_NONE; type = room ? WS_EVENT_NONE : ws_frames_read(&f, &piece, &ev)) {
+        pings += type == WS_EVENT_PING;
+        if (type != WS_EVENT_MESSAGE) {
+          assert_int_equal(type, WS_EVENT_PING);
+          continue;
+        }
+        struct str expected = messages++ ? STR("ok") : buf_view(&want);
+        assert_int_equal(ev.message->buf.n, expected.n);
+        assert_memory_equal(ev.message->buf.p, expected.p, expected.n);
+        assert_int_equal(ev.message->buf.p[expected.n], 0);
+        shared_unref(ev.message);
+      }
+    }
+    assert_int_equal(messages, 2);
+    assert_int_equal(pings, 1);
+    assert_true(step > FIRST || in_place > SECOND);
+    assert_int_equal(ws_frames_coming(&f), 0);
+    assert_int_equal(coders.n_idle, 1);
+    ws_frames_free(&f);
+    ws_coders_free(&coders);
+  }
+  // What is to come is known as soon as it is announced.
+  struct ws_coders coders;
+  assert_true(ws_coders_init(&coders));
+  struct ws_frames f = {.coders = &coders, .max_message = FIRST + SECOND};
+  struct ws_event ev;
+  struct str head = {in.p, 30};
+  assert_int_equal(ws_frames_read(&f, &head, &ev), WS_EVENT_NONE);
+  assert_int_equal(ws_frames_coming(&f), FIRST);
+  ws_frames_free(&f);
+  ws_coders_free(&coders);
+  buf_free(&in);
+  buf_free(&want);
+}
+
 static void limits(void **state)
 {
   (void)state;
@@ -361,7 +424,7 @@ static void a_head_without_end(void **state)
 static void handshake_request(void **state)
 {
   (void)state;
-  struct pair pair = {(char[]){"X-Token"}, (char[]){"s3cret"}};
+  struct pair pair = {(char[]){"X-Token"}, (char[]){"s3cret"}, VALUE_PLAIN};
   struct pairs headers = {&pair, 1};
   struct ws_accept accept, other;
   struct buf out = {0}, again = {0};
@@ -383,6 +446,7 @@ int main(void)
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(messages),
       cmocka_unit_test(longer_lengths),
+      cmocka_unit_test(received_in_place),
       cmocka_unit_test(limits),
       cmocka_unit_test(what_breaks_the_protocol),
       cmocka_unit_test(closes),
