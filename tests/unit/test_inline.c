@@ -143,7 +143,8 @@ static void test_the_same_source_has_the_same_name(void **state)
       parse("{\"images\": [\"*\"], \"spaces\": [\"*\"], \"env_vars\": [\"GAME_*\", \"SEED\"], "
             "\"common\": {\"max_workers\": 3, \"lease_s\": 7, \"env_vars\": {\"GAME_OURS\": \"1\"}, \"docker\": {\"memory_bytes\": \"1GiB\"}}}");
   char game[] = "GAME_NAME", seed[] = "SEED", one[] = "1", two[] = "2", other[] = "LD_PRELOAD", ours[] = "GAME_OURS";
-  struct pair ab[] = {{game, one}, {seed, two}}, ba[] = {{seed, two}, {game, one}}, different[] = {{game, two}, {seed, one}};
+  struct pair ab[] = {{game, one, VALUE_PLAIN}, {seed, two, VALUE_PLAIN}}, ba[] = {{seed, two, VALUE_PLAIN}, {game, one, VALUE_PLAIN}},
+              different[] = {{game, two, VALUE_PLAIN}, {seed, one, VALUE_PLAIN}};
   struct err e;
   struct env_config *first = with_vars(c, ab, 2, &e), *second = with_vars(c, ba, 2, &e), *third = with_vars(c, different, 2, &e),
                     *none = with_vars(c, NULL, 0, &e);
@@ -167,11 +168,11 @@ static void test_the_same_source_has_the_same_name(void **state)
   env_release(none);
   env_hold(&c->envs[0]); // nothing
   env_release(&c->envs[0]);
-  struct pair bad[] = {{other, one}};
+  struct pair bad[] = {{other, one, VALUE_PLAIN}};
   assert_null(with_vars(c, bad, 1, &e));
   assert_int_equal(e.code, CODE_PERMISSION_DENIED);
   assert_non_null(strstr(e.msg, "inline_sources.env_vars does not allow LD_PRELOAD"));
-  struct pair set[] = {{ours, one}};
+  struct pair set[] = {{ours, one, VALUE_PLAIN}};
   assert_null(with_vars(c, set, 1, &e));
   assert_int_equal(e.code, CODE_PERMISSION_DENIED);
   struct inline_source app = {.kind = SOURCE_IMAGE, .what = "echo:1", .app = "a:b"},
