@@ -313,7 +313,7 @@ static struct outcome *outcome_new(const struct session *s, const struct work *w
     return NULL;
   *o = (struct outcome){.refs = 1,
                         .table = t,
-                        .worker_time = s->reactor->now > work->sent ? s->reactor->now - work->sent : 0,
+                        .worker_time = (s->reactor->now > work->sent ? s->reactor->now : clock_mono()) - work->sent,
                         .request_hash = work->request_hash,
                         .episode_id = ""};
   if (work->request_id)
