@@ -6,6 +6,7 @@
 #   make lint       clang-format, clang-tidy, include layers, banned functions, buf lint and breaking
 #   make bench      CPU-µs a call and calls/s, side by side: worker directly, nginx, envgate REST, envgate gRPC
 #   make bench-peers  the same beside haproxy, Envoy and bridges in Rust, Go and Python, which it builds under build/peers
+#   make bench-launch  a worker in docker: cold, warm and 20 at once, beside OpenEnv's own client and the floor
 #   make fuzz       each fuzz target for FUZZ_SECONDS (60)
 #   make docs       rewrites what docs/ has from the program's tables and from proto/ (a test compares)
 #   make install    to DESTDIR and PREFIX (/usr/local)
@@ -72,7 +73,7 @@ LIB := $(OUT)/libenvgate.a
 UNITS := $(patsubst tests/unit/%.c,$(OUT)/tests/%,$(sort $(wildcard tests/unit/test_*.c)))
 FUZZERS := $(patsubst tests/fuzz/%.c,$(OUT)/targets/%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
 
-.PHONY: all run test docs lint bench bench-peers fuzz install deps clean distclean help gen test-units test-integration units fuzzers
+.PHONY: all run test docs lint bench bench-launch bench-peers fuzz install deps clean distclean help gen test-units test-integration units fuzzers
 all: $(OUT)/envgate
 
 help:
@@ -169,6 +170,11 @@ bench:
 	@tools/deps.sh bench
 	@$(MAKE) --no-print-directory -s -j$(JOBS) $(B)/envgate $(B)/bench/load
 	$(PY) tests/bench/bench.py
+
+bench-launch:
+	@tools/deps.sh all
+	@$(MAKE) --no-print-directory -s -j$(JOBS) $(B)/envgate
+	$(PY) tests/bench/launch.py
 
 bench-peers:
 	@tools/deps.sh bench

@@ -16,7 +16,7 @@ what=$1
 build_packages="gcc libc6-dev make binutils python3 python3-venv protobuf-compiler libprotobuf-dev protobuf-c-compiler libprotobuf-c-dev
   libmicrohttpd-dev libnghttp2-dev libcurl4-openssl-dev libssl-dev libwslay-dev libcjson-dev libuv1-dev uthash-dev ca-certificates"
 bench_packages="nginx-light nghttp2-client libnghttp2-dev linux-perf strace procps"
-test_packages="clang clang-format clang-tidy libclang-rt-14-dev libcmocka-dev curl git openssl procps docker.io iproute2 systemd"
+test_packages="clang clang-format clang-tidy libclang-rt-14-dev libcmocka-dev curl git openssl procps docker.io docker-registry iproute2 systemd"
 
 debian() {
   missing=
