@@ -34,19 +34,19 @@ static const char *service_of(const struct call *c)
   return ((const request *)(const void *)c->request)->service;
 }
 
-static bool known(const char *service)
+static bool known(const struct rpc_api *api, const char *service)
 {
   if (!service[0])
     return true;
-  for (int i = 0; i < rpc_method_count; i++)
-    if (strcmp(rpc_methods[i].service, service) == 0)
+  for (int i = 0; i < api->method_count; i++)
+    if (strcmp(api->methods[i].service, service) == 0)
       return true;
   return false;
 }
 
 static void check(struct call *c)
 {
-  if (!known(service_of(c))) {
+  if (!known(rpc_api(c->owner), service_of(c))) {
     struct err e;
     err_set(&e, CODE_NOT_FOUND, REASON_METHOD_NOT_FOUND, "there is no service of that name here; grpc.health.v1.Health/List has them all");
     rpc_finish(c, NULL, &e);
@@ -59,10 +59,9 @@ static void check(struct call *c)
 
 // --- List ----------------------------------------------------------------------------------------------------------------------------------
 
-// Methods of a service stand together in rpc_methods.
-static bool first_of_service(int i)
+static bool first_of_service(const struct rpc_api *api, int i)
 {
-  return i == 0 || strcmp(rpc_methods[i].service, rpc_methods[i - 1].service) != 0;
+  return i == 0 || strcmp(api->methods[i].service, api->methods[i - 1].service) != 0;
 }
 
 static bool add_entry(list_response *reply, const char *service, response *value, struct arena *a)
@@ -79,14 +78,15 @@ static bool add_entry(list_response *reply, const char *service, response *value
 
 static void list(struct call *c)
 {
+  const struct rpc_api *api = rpc_api(c->owner);
   response value = GRPC__HEALTH__V1__HEALTH_CHECK_RESPONSE__INIT;
   value.status = now(c);
   list_response reply = GRPC__HEALTH__V1__HEALTH_LIST_RESPONSE__INIT;
-  reply.statuses = arena_alloc(&c->arena, ((size_t)rpc_method_count + 1) * sizeof(list_entry *));
+  reply.statuses = arena_alloc(&c->arena, ((size_t)api->method_count + 1) * sizeof(list_entry *));
   bool ok = reply.statuses && add_entry(&reply, "", &value, &c->arena);
-  for (int i = 0; ok && i < rpc_method_count; i++)
-    if (first_of_service(i))
-      ok = add_entry(&reply, rpc_methods[i].service, &value, &c->arena);
+  for (int i = 0; ok && i < api->method_count; i++)
+    if (first_of_service(api, i))
+      ok = add_entry(&reply, api->methods[i].service, &value, &c->arena);
   struct err e;
   if (!ok)
     err_nomem(&e);
@@ -110,7 +110,7 @@ static void end_watch(struct call *c, bool draining)
 static void tell(struct call *c)
 {
   response reply = GRPC__HEALTH__V1__HEALTH_CHECK_RESPONSE__INIT;
-  reply.status = known(service_of(c)) ? now(c) : STATUS(SERVICE_UNKNOWN);
+  reply.status = known(rpc_api(c->owner), service_of(c)) ? now(c) : STATUS(SERVICE_UNKNOWN);
   bool sent = call_send(c, &reply.base), draining = !c->owner->health->serving;
   if (!sent || draining)
     end_watch(c, sent && draining);
