@@ -3,6 +3,7 @@
 #   make            builds the program: build/envgate
 #   make run        serves on 127.0.0.1:8080 with the environments echo, cartpole and pixels, and says what to type next
 #   make test       everything: units, integration with real clients and workers, under asan+ubsan, too; ends with the count
+#   make conformance  the suites of others: connectrpc's, grpc-go's interop client and h2spec, which it gets by the Go module proxy; ends with the count
 #   make lint       clang-format, clang-tidy, include layers, banned functions, buf lint and breaking
 #   make bench      CPU-µs a call and calls/s, side by side: worker directly, nginx, envgate REST, envgate gRPC
 #   make bench-peers  the same beside haproxy, Envoy and bridges in Rust, Go and Python, which it builds under build/peers
@@ -56,7 +57,7 @@ else
 endif
 CFLAGS += -std=gnu17 -g $(OPT)
 LDFLAGS += $(if $(SAN),$(filter -fsanitize=%,$(OPT)),-pie -Wl,-z,relro,-z,now,-z,noexecstack)
-LDLIBS := -lmicrohttpd -lnghttp2 -lcurl -lwslay -lprotobuf-c -lcjson -luv -lssl -lcrypto -lm -lpthread
+LDLIBS := -lmicrohttpd -lnghttp2 -lcurl -lwslay -lprotobuf-c -lcjson -luv -lssl -lcrypto -lz -lm -lpthread
 
 # --- files -------------------------------------------------------------------------------------------------------------------------
 
@@ -73,7 +74,7 @@ LIB := $(OUT)/libenvgate.a
 UNITS := $(patsubst tests/unit/%.c,$(OUT)/tests/%,$(sort $(wildcard tests/unit/test_*.c)))
 FUZZERS := $(patsubst tests/fuzz/%.c,$(OUT)/targets/%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
 
-.PHONY: all run test docs lint bench bench-launch bench-peers fuzz install deps clean distclean help gen test-units test-integration units fuzzers
+.PHONY: all run test docs lint bench bench-launch bench-peers fuzz install deps clean distclean help gen test-units test-integration units fuzzers conformance
 all: $(OUT)/envgate
 
 help:
@@ -138,6 +139,23 @@ $(OUT)/tests/%: tests/unit/%.c $(LIB)
 	@mkdir -p $(@D)
 	$(QUIET) CC $<
 	$(HIDE)$(CC) $(CPPFLAGS) -Itests/unit -isystem $(OUT)/tests $(CFLAGS) $(WARN) -MMD -MP -MF $@.d $(filter %.c %.o,$^) $(LIB) $(LDFLAGS) -lcmocka $(LDLIBS) -o $@
+
+# The suites' services on the gateway's own RPC layer.
+CONFORMANCE := $(B)/conformance
+$(CONFORMANCE)/ready: $(B)/venv/ready $(GEN)/ready tests/conformance/gen.sh tests/conformance/tools/go.sum tests/conformance/tools/descriptors.go tools/gen_api.py
+	tests/conformance/gen.sh $(B) $(PY)
+	@touch $@
+$(OUT)/conformance/server: $(CONFORMANCE)/ready $(wildcard tests/conformance/*.[ch]) $(LIB)
+	@mkdir -p $(@D)/obj
+	$(QUIET) CC $@
+	$(HIDE)for f in $$(cd $(CONFORMANCE)/gen && find * -name '*.c'); do \
+	  $(CC) $(CPPFLAGS) -isystem $(CONFORMANCE)/gen $(CFLAGS) -w -c $(CONFORMANCE)/gen/$$f -o $(@D)/obj/$$(echo $$f | tr / _).o || exit 1; done
+	$(HIDE)$(CC) $(CPPFLAGS) -Itests/conformance -isystem $(CONFORMANCE)/gen $(CFLAGS) $(WARN) tests/conformance/*.c $(@D)/obj/*.o $(LIB) $(LDFLAGS) $(LDLIBS) -o $@
+
+conformance:
+	@tools/deps.sh conformance
+	@$(MAKE) --no-print-directory -s -j$(JOBS) $(OUT)/envgate $(OUT)/conformance/server
+	tests/conformance/run.sh $(OUT)
 
 deps:
 	tools/deps.sh all

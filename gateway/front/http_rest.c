@@ -13,13 +13,13 @@ static const char JSON[] = "application/json";
 // Only when there is no memory to say more.
 static const char NO_MEMORY[] = "{\"error\":{\"code\":503,\"message\":\"out of memory\",\"status\":\"RESOURCE_EXHAUSTED\"}}";
 
-static bool error_details(const struct err *e, struct buf *out)
+static bool error_details(const struct rpc_api *api, const struct call *c, const struct err *e, struct buf *out)
 {
   enum { DETAILS_BYTES = 65536, DETAILS_DEPTH = 16 };
   struct arena a;
   arena_init(&a, DETAILS_BYTES);
-  const Google__Rpc__Status *status = rpc_status(e, &a);
-  const struct transcode_options o = {.max_depth = DETAILS_DEPTH, .snake_case = true};
+  const Google__Rpc__Status *status = c ? call_status(c, e, &a) : rpc_status_in(api->error_domain, e, &a);
+  const struct transcode_options o = {.max_depth = DETAILS_DEPTH, .types = &api->types, .snake_case = true};
   const ProtobufCFieldDescriptor *details = protobuf_c_message_descriptor_get_field_by_name(&google__rpc__status__descriptor, "details");
   struct err ignored;
   bool ok = status && json_encode_field(&status->base, details, &o, out, &ignored);
@@ -27,72 +27,79 @@ static bool error_details(const struct err *e, struct buf *out)
   return ok;
 }
 
-bool http_error_body(const struct err *e, int status, struct buf *out)
+bool http_error_body(const struct rpc_api *api, const struct call *c, const struct err *e, int status, struct buf *out)
 {
   return buf_printf(out, "{\"error\":{\"code\":%d,\"message\":", status) && buf_json_string(out, str_c(e->msg)) &&
-         buf_printf(out, ",\"status\":\"%s\",\"details\":", code_name(e->code)) && error_details(e, out) && buf_str(out, STR("}}"));
+         buf_printf(out, ",\"status\":\"%s\",\"details\":", code_name(e->code)) && error_details(api, c, e, out) && buf_str(out, STR("}}"));
+}
+
+// The body of an error, and its content type. NULL: out of memory.
+static const char *error_text(const struct http_request *q, const struct call *c, const struct err *e, int status, struct buf *out)
+{
+  if (q->rpc)
+    return buf_printf(out, "%s\n", e->msg) ? "text/plain; charset=utf-8" : NULL;
+  return http_error_body(rpc_api(q->r), c, e, status, out) ? JSON : NULL;
+}
+
+// The verbs that a path takes, as the method or REST's rules have it.
+static bool allowed_verbs(const struct http_request *q, struct buf *allow)
+{
+  struct rest_match match;
+  bool other_verb;
+  if (rpc_find(q->r, q->path, NULL))
+    return buf_str(allow, STR("POST"));
+  rest_find(rpc_api(q->r), q->method, q->path, &match, &other_verb, allow);
+  return allow->n > 0;
+}
+
+void http_answer_error(struct http_request *q, const struct call *c, const struct err *e)
+{
+  int status = q->status ? q->status : code_http_status(e->code);
+  struct http_head head = {.status = status, .more = c && c->extra ? &c->extra->head : NULL};
+  if (c && c->id[0])
+    http_put(&head, "x-request-id", c->id);
+  char seconds[16], verbs[48];
+  if (e->retry_after_ms) {
+    snprintf(seconds, sizeof seconds, "%u", (e->retry_after_ms + 999) / 1000);
+    http_put(&head, "retry-after", seconds);
+  }
+  struct buf allow = {.max = sizeof verbs - 1}, body = {0};
+  if (status == 405 && allowed_verbs(q, &allow)) {
+    snprintf(verbs, sizeof verbs, "%.*s", (int)allow.n, allow.p);
+    http_put(&head, "allow", verbs);
+  }
+  buf_free(&allow);
+  const char *type = error_text(q, c, e, status, &body);
+  if (type) {
+    http_put(&head, "content-type", type);
+    q->carrier->answer(q, &head, &body, NULL);
+  } else {
+    buf_free(&body);
+    http_answer_text(q, 503, JSON, (struct str){NO_MEMORY, sizeof NO_MEMORY - 1});
+  }
 }
 
 // --- the call's end ------------------------------------------------------------------------------------------------------------------------
 
-static void answer_error(struct http_request *q, const struct err *e)
-{
-  int status = q->status ? q->status : code_http_status(e->code);
-  q->retry_after_s = (e->retry_after_ms + 999) / 1000;
-  struct buf body = {0};
-  if (http_error_body(e, status, &body)) {
-    http_answer(q, status, JSON, &body);
-  } else {
-    buf_free(&body);
-    http_answer_static(q, 503, JSON, (struct str){NO_MEMORY, sizeof NO_MEMORY - 1});
-  }
-}
-
-static void answer_reply(struct http_request *q, struct call *c, struct buf *out)
-{
-  q->splices = c->splices;
-  c->splices = (struct splices){0};
-  http_answer(q, 200, JSON, out);
-}
-
 static void finish(struct call *c, struct buf *out, const struct err *e)
 {
   struct http_request *q = c->front_ctx;
-  if (!q)
-    return;
   q->call = NULL;
-  memcpy(q->request_id, c->id, sizeof q->request_id);
-  if (e)
-    answer_error(q, e);
-  else
-    answer_reply(q, c, out);
+  q->protocol = NULL;
+  if (e) {
+    http_answer_error(q, c, e);
+    return;
+  }
+  struct http_head head = {.status = 200, .more = c->extra ? &c->extra->head : NULL};
+  http_put(&head, "content-type", JSON);
+  http_put(&head, "x-request-id", c->id);
+  q->carrier->answer(q, &head, out, &c->splices);
 }
 
 // No method with google.api.http streams its reply; the generator (tools/gen_api.py) sees to it.
-static const struct call_front front = {.finish = finish};
+const struct call_front http_rest_front = {.finish = finish};
 
 // --- its beginning -------------------------------------------------------------------------------------------------------------------------
-
-// Makes the call; when there is no memory for it, answers.
-static struct call *new_call(struct http_request *q)
-{
-  struct call *c = call_new(q->r, &front, q);
-  struct err e;
-  if (!c) {
-    err_nomem(&e);
-    answer_error(q, &e);
-    return NULL;
-  }
-  q->call = c;
-  c->codec = CODEC_REST;
-  c->protocol = "http";
-  if (!http_headers(q, &c->arena, &c->headers, &c->header_count)) {
-    err_nomem(&e);
-    call_refuse(c, &e);
-    return NULL;
-  }
-  return c;
-}
 
 // "application/json", with whatever parameters; none at all is fine, too.
 static bool is_json(struct str content_type)
@@ -109,13 +116,11 @@ static bool is_json(struct str content_type)
 static bool route(struct http_request *q, const struct call *c, struct rest_match *match, struct err *e)
 {
   bool other_verb;
-  struct buf allow = {.max = sizeof q->allow - 1};
-  bool found = rest_find(q->method, q->path, match, &other_verb, &allow);
+  struct buf allow = {.max = 48};
+  bool found = rest_find(rpc_api(q->r), q->method, q->path, match, &other_verb, &allow);
   if (other_verb) {
     q->status = 405;
-    memcpy(q->allow, allow.p, allow.n);
-    q->allow[allow.n] = '\0';
-    err_set(e, CODE_UNIMPLEMENTED, REASON_METHOD_NOT_FOUND, "the path takes %s only", q->allow);
+    err_set(e, CODE_UNIMPLEMENTED, REASON_METHOD_NOT_FOUND, "the path takes %.*s only", (int)allow.n, allow.p);
   } else if (!found) {
     err_set(e, CODE_NOT_FOUND, REASON_METHOD_NOT_FOUND, "no such path; /openapi.json has all that there are");
   } else if (q->body_too_large) {
@@ -132,11 +137,9 @@ static bool route(struct http_request *q, const struct call *c, struct rest_matc
   return found;
 }
 
-void http_rest_start(struct http_request *q)
+static void end(struct http_request *q)
 {
-  struct call *c = new_call(q);
-  if (!c)
-    return;
+  struct call *c = q->call;
   struct err e;
   struct rest_match match;
   if (!route(q, c, &match, &e) || !call_method(c, str_c(match.method->path), &e)) {
@@ -154,23 +157,9 @@ void http_rest_start(struct http_request *q)
   call_end_of_messages(c);
 }
 
-void http_rest_refuse(struct http_request *q, const struct err *e, int status)
-{
-  q->status = status;
-  struct call *c = new_call(q);
-  if (c)
-    call_refuse(c, e);
-}
+static const struct http_protocol protocol = {.end = end};
 
-void http_rest_cancel(struct http_request *q)
+void http_rest_start(struct http_request *q)
 {
-  if (q->call)
-    call_cancel(q->call);
-}
-
-void http_rest_detach(struct http_request *q)
-{
-  if (q->call)
-    q->call->front_ctx = NULL;
-  q->call = NULL;
+  q->protocol = &protocol;
 }

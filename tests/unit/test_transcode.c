@@ -17,14 +17,15 @@
 
 #include <cmocka.h>
 
+#include "api/api.h"
 #include "base/json.h"
 #include "transcode/text.h"
 #include "transcode_test.pb-c.h"
 
 enum { DEPTH = 16 };
 
-static const struct transcode_options plain = {.max_depth = DEPTH};
-static const struct transcode_options rest = {.max_depth = DEPTH, .snake_case = true, .emit_defaults = true};
+static const struct transcode_options plain = {.max_depth = DEPTH, .types = &envgate_api.types};
+static const struct transcode_options rest = {.max_depth = DEPTH, .types = &envgate_api.types, .snake_case = true, .emit_defaults = true};
 
 #define SCALARS &envgate__test__scalars__descriptor
 #define OPTIONALS &envgate__test__optionals__descriptor
@@ -349,7 +350,7 @@ static void checked_payloads_are_not_scanned(void **state)
   Envgate__V1__Payload payload = ENVGATE__V1__PAYLOAD__INIT;
   payload.form_case = ENVGATE__V1__PAYLOAD__FORM_JSON;
   payload.json = (ProtobufCBinaryData){sizeof text - 1, (uint8_t *)text};
-  const struct transcode_options checked = {.max_depth = DEPTH, .payloads_checked = true};
+  const struct transcode_options checked = {.max_depth = DEPTH, .types = &envgate_api.types, .payloads_checked = true};
   assert_encodes(&payload.base, &checked, text);
   struct buf out = {0};
   struct err e;
@@ -437,7 +438,7 @@ static void integers_are_written(void **state)
 static void extras_go_to_the_payload(void **state)
 {
   (void)state;
-  const struct transcode_options o = {.max_depth = DEPTH, .extras_field = "options"};
+  const struct transcode_options o = {.max_depth = DEPTH, .types = &envgate_api.types, .extras_field = "options"};
   static const struct {
     const char *in, *options;
   } cases[] = {
@@ -677,7 +678,7 @@ static void fields_from_text(void **state)
 static void unknown_fields_may_be_ignored(void **state)
 {
   (void)state;
-  const struct transcode_options o = {.max_depth = DEPTH, .ignore_unknown = true};
+  const struct transcode_options o = {.max_depth = DEPTH, .types = &envgate_api.types, .ignore_unknown = true};
   struct arena a;
   struct err e = {0};
   arena_init(&a, 1 << 20);
