@@ -138,6 +138,15 @@ $(OUT)/tests/%: tests/unit/%.c $(LIB)
 	$(QUIET) CC $<
 	$(HIDE)$(CC) $(CPPFLAGS) -Itests/unit -isystem $(OUT)/tests $(CFLAGS) $(WARN) -MMD -MP -MF $@.d $(filter %.c %.o,$^) $(LIB) $(LDFLAGS) -lcmocka $(LDLIBS) -o $@
 
+# For tests/conformance/protobuf.sh, which generates its messages into TESTEE_GEN.
+TESTEE_GEN ?= $(B)/conformance/protobuf/c
+$(OUT)/tests/protobuf_testee: tests/conformance/protobuf_testee.c $(LIB) $(wildcard $(TESTEE_GEN)/*.c $(TESTEE_GEN)/google/protobuf/*.c)
+	@mkdir -p $(@D)
+	$(HIDE)for f in $(filter %.pb-c.c,$^); do $(CC) $(CPPFLAGS) -isystem $(TESTEE_GEN) $(CFLAGS) -w -c $$f -o $(@D)/$$(basename $$f .c).o || exit 1; done
+	$(QUIET) CC $<
+	$(HIDE)$(CC) $(CPPFLAGS) -isystem $(TESTEE_GEN) $(CFLAGS) $(WARN) $< $(patsubst %.c,$(@D)/%.o,$(notdir $(filter %.pb-c.c,$^))) \
+	  $(LIB) $(LDFLAGS) $(LDLIBS) -o $@
+
 deps:
 	tools/deps.sh all
 
