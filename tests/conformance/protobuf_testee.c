@@ -133,18 +133,21 @@ static void answer(const Conformance__ConformanceRequest *request, struct arena 
     response->result_case = CONFORMANCE__CONFORMANCE_RESPONSE__RESULT_PROTOBUF_PAYLOAD;
     return;
   }
-  ProtobufCMessage *m = decode(request, &options, a, response, e);
+  bool binary = request->requested_output_format == CONFORMANCE__WIRE_FORMAT__PROTOBUF;
+  if (!binary && request->requested_output_format != CONFORMANCE__WIRE_FORMAT__JSON) {
+    skip(response, "only binary and JSON", e);
+    return;
+  }
+  const ProtobufCMessage *m = decode(request, &options, a, response, e);
   if (!m)
     return;
-  if (request->requested_output_format == CONFORMANCE__WIRE_FORMAT__PROTOBUF && proto_encode(m, out, e)) {
+  if (binary && proto_encode(m, out, e)) {
     response->result_case = CONFORMANCE__CONFORMANCE_RESPONSE__RESULT_PROTOBUF_PAYLOAD;
     response->protobuf_payload = (ProtobufCBinaryData){out->n, (uint8_t *)out->p};
-  } else if (request->requested_output_format == CONFORMANCE__WIRE_FORMAT__JSON && json_encode(m, &options, out, e) && buf_char(out, '\0')) {
+  } else if (!binary && json_encode(m, &options, out, e) && buf_char(out, '\0')) {
     set_text(response, CONFORMANCE__CONFORMANCE_RESPONSE__RESULT_JSON_PAYLOAD, out->p);
-  } else if (*e->msg) {
-    set_text(response, CONFORMANCE__CONFORMANCE_RESPONSE__RESULT_SERIALIZE_ERROR, e->msg);
   } else {
-    skip(response, "only binary and JSON", e);
+    set_text(response, CONFORMANCE__CONFORMANCE_RESPONSE__RESULT_SERIALIZE_ERROR, e->msg);
   }
 }
 
