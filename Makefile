@@ -3,6 +3,8 @@
 #   make            builds the program: build/envgate
 #   make run        serves on 127.0.0.1:8080 with the environments echo, cartpole and pixels, and says what to type next
 #   make test       everything: units, integration with real clients and workers, under asan+ubsan, too; ends with the count
+#   make stubs      a client for each language, to import, in build/stubs (docs/clients)
+#   make clients    each of them, grpcurl and @connectrpc/connect against a gateway: the same transcript, and the programs of docs/clients
 #   make lint       clang-format, clang-tidy, include layers, banned functions, buf lint and breaking
 #   make bench      CPU-µs a call and calls/s, side by side: worker directly, nginx, envgate REST, envgate gRPC
 #   make bench-peers  the same beside haproxy, Envoy and bridges in Rust, Go and Python, which it builds under build/peers
@@ -18,7 +20,7 @@
 #   CC=clang        warning-free under gcc 12 and clang 14
 #   JOBS=2          how many compilers run at once
 #   V=1             shows the commands
-#   T=…             for make test-units and make test-integration: pytest's arguments, or a unit's name
+#   T=…             for make test-units, test-integration and clients: a unit's name, pytest's arguments, or clients' names
 
 CC ?= cc
 PREFIX ?= /usr/local
@@ -72,7 +74,7 @@ LIB := $(OUT)/libenvgate.a
 UNITS := $(patsubst tests/unit/%.c,$(OUT)/tests/%,$(sort $(wildcard tests/unit/test_*.c)))
 FUZZERS := $(patsubst tests/fuzz/%.c,$(OUT)/targets/%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
 
-.PHONY: all run test docs lint bench bench-peers fuzz install deps clean distclean help gen test-units test-integration units fuzzers
+.PHONY: all run test stubs clients docs lint bench bench-peers fuzz install deps clean distclean help gen test-units test-integration units fuzzers
 all: $(OUT)/envgate
 
 help:
@@ -138,9 +140,9 @@ $(OUT)/tests/%: tests/unit/%.c $(LIB)
 	$(QUIET) CC $<
 	$(HIDE)$(CC) $(CPPFLAGS) -Itests/unit -isystem $(OUT)/tests $(CFLAGS) $(WARN) -MMD -MP -MF $@.d $(filter %.c %.o,$^) $(LIB) $(LDFLAGS) -lcmocka $(LDLIBS) -o $@
 
-# For tests/conformance/protobuf.sh, which generates its messages into TESTEE_GEN.
+# For tests/conformance/protobuf/run.sh, which generates its messages into TESTEE_GEN.
 TESTEE_GEN ?= $(B)/conformance/protobuf/c
-$(OUT)/tests/protobuf_testee: tests/conformance/protobuf_testee.c $(LIB) $(wildcard $(TESTEE_GEN)/*.c $(TESTEE_GEN)/google/protobuf/*.c)
+$(OUT)/tests/protobuf_testee: tests/conformance/protobuf/testee.c $(LIB) $(wildcard $(TESTEE_GEN)/*.c $(TESTEE_GEN)/google/protobuf/*.c)
 	@mkdir -p $(@D)
 	$(HIDE)for f in $(filter %.pb-c.c,$^); do $(CC) $(CPPFLAGS) -isystem $(TESTEE_GEN) $(CFLAGS) -w -c $$f -o $(@D)/$$(basename $$f .c).o || exit 1; done
 	$(QUIET) CC $<
@@ -159,6 +161,15 @@ test-units: units
 	tests/run.sh units $(OUT) $(T)
 test-integration: $(OUT)/envgate
 	tests/run.sh integration $(OUT) $(T)
+
+stubs: $(GEN)/ready
+	tools/stubs-deps.sh
+	tools/stubs.sh $(B) $(VERSION)
+
+clients: $(B)/envgate
+	@tools/stubs-deps.sh clients
+	@tools/stubs.sh $(B) $(VERSION)
+	@$(PY) tests/clients/run.py $(T)
 
 docs: $(B)/envgate
 	$(B)/envgate docs options >docs/OPTIONS.md

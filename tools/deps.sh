@@ -8,6 +8,7 @@
 #        tools/deps.sh run     what `make` and `make run` need
 #        tools/deps.sh bench   and what `make bench` needs
 #        tools/deps.sh all     and what `make test` and `make lint` need
+#        tools/deps.sh grpcurl
 #        tools/deps.sh debian PACKAGE…   these of Debian's
 set -eu
 cd "$(dirname "$0")/.."
@@ -66,6 +67,7 @@ grpcurl() {
 mkdir -p build
 case $what in
 venv) venv "${2:-build/venv}" "${3:-tools/requirements.txt}" ;;
+grpcurl) grpcurl ;;
 debian)
   shift
   debian "$@"
@@ -86,7 +88,7 @@ run | bench | all)
   fi
   ;;
 *)
-  sed -n 's/^# \{0,1\}//p' "$0" | head -n 11
+  sed -n 's/^# \{0,1\}//p' "$0" | head -n 12
   exit 2
   ;;
 esac

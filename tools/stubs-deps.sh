@@ -17,8 +17,10 @@ for program in go cargo node npm $([ "$what" != clients ] || echo java mvn); do
   command -v "$program" >/dev/null || { echo "stubs-deps: $program is missing" >&2; exit 1; }
 done
 tools/deps.sh debian python3 python3-venv protobuf-compiler libprotobuf-dev protobuf-compiler-grpc protobuf-compiler-grpc-java-plugin protobuf-c-compiler
-# shellcheck disable=SC2046
-[ "$what" != clients ] || tools/deps.sh debian gcc g++ make cmake pkg-config libgrpc++-dev libprotobuf-c-dev libcurl4-openssl-dev libcjson-dev
+if [ "$what" = clients ]; then
+  tools/deps.sh debian gcc g++ make cmake pkg-config libgrpc++-dev libprotobuf-c-dev libcurl4-openssl-dev libcjson-dev
+  tools/deps.sh grpcurl
+fi
 
 # newer TARGET SOURCE…: nothing to do for it.
 newer() {

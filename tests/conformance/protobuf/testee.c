@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Serves gateway/transcode to Google's protobuf conformance runner (tests/conformance/protobuf.sh).
+// Serves gateway/transcode to Google's protobuf conformance runner (tests/conformance/protobuf/run.sh).
 //
 // Reads requests on stdin until it ends: u32 length, conformance.ConformanceRequest; writes for each u32 length, conformance.ConformanceResponse. Numbers
 // are little-endian. The request is read and the response written by the transcoder, too.

@@ -1,15 +1,15 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
 # Runs Google's protobuf conformance tests, required and recommended, binary and JSON, on gateway/transcode, and closes with "N passed, N failed". A test
-# that is expected to fail (protobuf-failures.txt, docs/CONFORMANCE.md) counts as failed only when it passes.
+# that is expected to fail (failures.txt, docs/CONFORMANCE.md) counts as failed only when it passes.
 #
-# usage: tests/conformance/protobuf.sh [OUT]    OUT: build (the default), build/asan, build/tsan
+# usage: tests/conformance/protobuf/run.sh [OUT]    OUT: build (the default), build/asan, build/tsan
 #
 # The runner is built once, in build/conformance/protobuf, from Debian's source package of the libprotobuf that is installed; that takes about 25 s.
 set -eu
-cd "$(dirname "$0")/../.."
+cd "$(dirname "$0")/../../.."
 out=${1:-build}
-here=tests/conformance
+here=tests/conformance/protobuf
 work=build/conformance/protobuf
 mkdir -p "$work"
 case $out in
@@ -70,7 +70,7 @@ build_runner
 build_testee
 log=$work/run-${out//\//-}.log
 status=0
-(cd "$work" && ASAN_OPTIONS=detect_leaks=1 ./runner --enforce_recommended --failure_list "$OLDPWD/$here/protobuf-failures.txt" "$OLDPWD/$out/tests/protobuf_testee") >"$log" 2>&1 ||
+(cd "$work" && ASAN_OPTIONS=detect_leaks=1 ./runner --enforce_recommended --failure_list "$OLDPWD/$here/failures.txt" "$OLDPWD/$out/tests/protobuf_testee") >"$log" 2>&1 ||
   status=$?
 grep -q 'Sanitizer\|runtime error:' "$log" && { grep -A 40 'Sanitizer\|runtime error:' "$log" | head -n 60; status=1; }
 # The first suite's line: binary and JSON. The second's is for the text format, which the gateway has not.

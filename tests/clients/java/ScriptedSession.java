@@ -18,7 +18,7 @@ import java.util.concurrent.Executors;
 import java.util.concurrent.TimeUnit;
 
 /** The scripted session (tests/clients/README.md) by grpc-java. */
-public final class Session {
+public final class ScriptedSession {
   private static final int PAUSE_MS = 150;
 
   private static Payload payload(String json) {
@@ -59,7 +59,7 @@ public final class Session {
     ManagedChannel channel = Grpc.newChannelBuilder(args[0], InsecureChannelCredentials.create()).build();
     SessionServiceGrpc.SessionServiceBlockingStub sessions = SessionServiceGrpc.newBlockingStub(channel);
 
-    dev.envgate.v1.Session session = sessions.createSession(CreateSessionRequest.newBuilder().setEnvironment("cartpole").build());
+    Session session = sessions.createSession(CreateSessionRequest.newBuilder().setEnvironment("cartpole").build());
     String name = session.getName();
     System.out.println("create " + session.getEnvironment() + " " + session.getStateValue());
     ResetRequest reset = ResetRequest.newBuilder().setSession(name).setSeed(7).setEpisodeId("episode-1").build();
