@@ -140,15 +140,6 @@ $(OUT)/tests/%: tests/unit/%.c $(LIB)
 	$(QUIET) CC $<
 	$(HIDE)$(CC) $(CPPFLAGS) -Itests/unit -isystem $(OUT)/tests $(CFLAGS) $(WARN) -MMD -MP -MF $@.d $(filter %.c %.o,$^) $(LIB) $(LDFLAGS) -lcmocka $(LDLIBS) -o $@
 
-# For tests/conformance/protobuf/run.sh, which generates its messages into TESTEE_GEN.
-TESTEE_GEN ?= $(B)/conformance/protobuf/c
-$(OUT)/tests/protobuf_testee: tests/conformance/protobuf/testee.c $(LIB) $(wildcard $(TESTEE_GEN)/*.c $(TESTEE_GEN)/google/protobuf/*.c)
-	@mkdir -p $(@D)
-	$(HIDE)for f in $(filter %.pb-c.c,$^); do $(CC) $(CPPFLAGS) -isystem $(TESTEE_GEN) $(CFLAGS) -w -c $$f -o $(@D)/$$(basename $$f .c).o || exit 1; done
-	$(QUIET) CC $<
-	$(HIDE)$(CC) $(CPPFLAGS) -isystem $(TESTEE_GEN) $(CFLAGS) $(WARN) $< $(patsubst %.c,$(@D)/%.o,$(notdir $(filter %.pb-c.c,$^))) \
-	  $(LIB) $(LDFLAGS) $(LDLIBS) -o $@
-
 deps:
 	tools/deps.sh all
 
@@ -205,7 +196,16 @@ fuzzers: $(FUZZERS)
 fuzz:
 	tests/run.sh fuzz $(FUZZ_SECONDS)
 
+# For tests/conformance/protobuf/run.sh, which generates its messages into TESTEE_GEN.
+TESTEE_GEN ?= $(B)/conformance/protobuf/c
+$(OUT)/tests/protobuf_testee: tests/conformance/protobuf/testee.c $(LIB) $(wildcard $(TESTEE_GEN)/*.c $(TESTEE_GEN)/google/protobuf/*.c)
+	@mkdir -p $(@D)
+	$(HIDE)for f in $(filter %.pb-c.c,$^); do $(CC) $(CPPFLAGS) -isystem $(TESTEE_GEN) $(CFLAGS) -w -c $$f -o $(@D)/$$(basename $$f .c).o || exit 1; done
+	$(QUIET) CC $<
+	$(HIDE)$(CC) $(CPPFLAGS) -isystem $(TESTEE_GEN) $(CFLAGS) $(WARN) $< $(patsubst %.c,$(@D)/%.o,$(notdir $(filter %.pb-c.c,$^))) \
+	  $(LIB) $(LDFLAGS) $(LDLIBS) -o $@
+
 clean:
-	rm -rf $(B)/obj $(B)/gen $(B)/asan $(B)/tsan $(B)/tests $(B)/fuzz $(B)/envgate $(B)/libenvgate.a
+	rm -rf $(B)/obj $(B)/gen $(B)/asan $(B)/tsan $(B)/tests $(B)/fuzz $(B)/stubs $(B)/envgate $(B)/libenvgate.a
 distclean:
 	rm -rf $(B)
