@@ -580,6 +580,7 @@ static void limits_of_size_are_kept(void **state)
   struct buf out = {.max = 4};
   assert_false(proto_encode(m, &out, &e));
   assert_ptr_equal(e.reason, REASON_MESSAGE_TOO_LARGE);
+  buf_free(&out);
   buf_free(&whole);
   arena_free(&a);
 
