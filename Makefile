@@ -3,11 +3,11 @@
 #   make            builds the program: build/envgate
 #   make run        serves on 127.0.0.1:8080 with the environments echo, cartpole and pixels, and says what to type next
 #   make test       everything: units, integration with real clients and workers, under asan+ubsan, too; ends with the count
-#   make stubs      a client for each language, to import, in build/stubs (docs/clients)
-#   make clients    each of them, grpcurl and @connectrpc/connect against a gateway: the same transcript, and the programs of docs/clients
 #   make lint       clang-format, clang-tidy, include layers, banned functions, buf lint and breaking
 #   make bench      CPU-µs a call and calls/s, side by side: worker directly, nginx, envgate REST, envgate gRPC
 #   make bench-peers  the same beside haproxy, Envoy and bridges in Rust, Go and Python, which it builds under build/peers
+#   make stubs      a client for each language, to import, in build/stubs (docs/clients)
+#   make clients    each of them, grpcurl and @connectrpc/connect against a gateway: the same transcript, and the programs of docs/clients
 #   make fuzz       each fuzz target for FUZZ_SECONDS (60)
 #   make docs       rewrites what docs/ has from the program's tables and from proto/ (a test compares)
 #   make install    to DESTDIR and PREFIX (/usr/local)
@@ -74,7 +74,7 @@ LIB := $(OUT)/libenvgate.a
 UNITS := $(patsubst tests/unit/%.c,$(OUT)/tests/%,$(sort $(wildcard tests/unit/test_*.c)))
 FUZZERS := $(patsubst tests/fuzz/%.c,$(OUT)/targets/%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
 
-.PHONY: all run test stubs clients docs lint bench bench-peers fuzz install deps clean distclean help gen test-units test-integration units fuzzers
+.PHONY: all run test docs lint bench bench-peers fuzz install deps clean distclean help gen test-units test-integration units fuzzers
 all: $(OUT)/envgate
 
 help:
@@ -153,6 +153,7 @@ test-units: units
 test-integration: $(OUT)/envgate
 	tests/run.sh integration $(OUT) $(T)
 
+.PHONY: stubs clients
 stubs: $(GEN)/ready
 	tools/stubs-deps.sh
 	tools/stubs.sh $(B) $(VERSION)
