@@ -24,7 +24,6 @@ template() {
   mkdir -p "$out/$1"
   cp -R "tools/stubs/$1/." "$out/$1"
   find "$out/$1" -type f -exec sed -i "s/@VERSION@/$version/; s/@PROTOBUF@/$protobuf/" {} +
-  cp LICENSE "$out/$1" 2>/dev/null || :
 }
 
 # shellcheck disable=SC2086

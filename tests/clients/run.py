@@ -28,6 +28,7 @@ CONFIG = {
 }
 # What the types promise is compiled, too.
 NODE = [["npm", "ci", "--silent", "--no-audit", "--no-fund", "--ignore-scripts"], ["node_modules/.bin/tsc", "-p", "."]]
+PIP = [str(BUILD / "venv/bin/pip"), "install", "-q", "--disable-pip-version-check"]
 GO_ENV = {"GOFLAGS": "-mod=readonly", "GOTOOLCHAIN": "local"}
 
 
@@ -46,7 +47,7 @@ CLIENTS = {
         "page": ("python.md", "python", "trainer.py"),
         "build": [
             [str(ROOT / "tools/deps.sh"), "venv", "build/clients/venv", "tests/clients/python/requirements.txt"],
-            [str(BUILD / "venv/bin/pip"), "install", "-q", "--disable-pip-version-check", "--no-deps", "--no-build-isolation", "--force-reinstall", str(ROOT / "build/stubs/python")],
+            [*PIP, "--no-deps", "--no-build-isolation", "--force-reinstall", str(ROOT / "build/stubs/python")],
         ],
         "session": [str(BUILD / "venv/bin/python"), "session.py", "ADDRESS"],
         "trainer": [str(BUILD / "venv/bin/python"), "trainer.py", "ADDRESS"],
