@@ -8,6 +8,8 @@
 #   make bench      CPU-µs a call and calls/s, side by side: worker directly, nginx, envgate REST, envgate gRPC
 #   make bench-peers  the same beside haproxy, Envoy and bridges in Rust, Go and Python, which it builds under build/peers
 #   make bench-launch  a worker in docker: cold, warm and 20 at once, beside OpenEnv's own client and the floor
+#   make stubs      a client for each language, to import, in build/stubs (docs/clients)
+#   make clients    each of them, grpcurl and @connectrpc/connect against a gateway: the same transcript, and the programs of docs/clients
 #   make fuzz       each fuzz target for FUZZ_SECONDS (60)
 #   make docs       rewrites what docs/ has from the program's tables and from proto/ (a test compares)
 #   make install    to DESTDIR and PREFIX (/usr/local)
@@ -20,7 +22,7 @@
 #   CC=clang        warning-free under gcc 12 and clang 14
 #   JOBS=2          how many compilers run at once
 #   V=1             shows the commands
-#   T=…             for make test-units and make test-integration: pytest's arguments, or a unit's name
+#   T=…             for make test-units, test-integration and clients: a unit's name, pytest's arguments, or clients' names
 
 CC ?= cc
 PREFIX ?= /usr/local
@@ -170,6 +172,16 @@ test-units: units
 test-integration: $(OUT)/envgate
 	tests/run.sh integration $(OUT) $(T)
 
+.PHONY: stubs clients
+stubs: $(GEN)/ready
+	tools/stubs-deps.sh
+	tools/stubs.sh $(B) $(VERSION)
+
+clients: $(B)/envgate
+	@tools/stubs-deps.sh clients
+	@tools/stubs.sh $(B) $(VERSION)
+	@$(PY) tests/clients/run.py $(T)
+
 docs: $(B)/envgate
 	$(B)/envgate docs options >docs/OPTIONS.md
 	$(B)/envgate docs metrics >docs/METRICS.md
@@ -209,7 +221,16 @@ fuzzers: $(FUZZERS)
 fuzz:
 	tests/run.sh fuzz $(FUZZ_SECONDS)
 
+# For tests/conformance/protobuf/run.sh, which generates its messages into TESTEE_GEN.
+TESTEE_GEN ?= $(B)/conformance/protobuf/c
+$(OUT)/tests/protobuf_testee: tests/conformance/protobuf/testee.c $(LIB) $(wildcard $(TESTEE_GEN)/*.c $(TESTEE_GEN)/google/protobuf/*.c)
+	@mkdir -p $(@D)
+	$(HIDE)for f in $(filter %.pb-c.c,$^); do $(CC) $(CPPFLAGS) -isystem $(TESTEE_GEN) $(CFLAGS) -w -c $$f -o $(@D)/$$(basename $$f .c).o || exit 1; done
+	$(QUIET) CC $<
+	$(HIDE)$(CC) $(CPPFLAGS) -isystem $(TESTEE_GEN) $(CFLAGS) $(WARN) $< $(patsubst %.c,$(@D)/%.o,$(notdir $(filter %.pb-c.c,$^))) \
+	  $(LIB) $(LDFLAGS) $(LDLIBS) -o $@
+
 clean:
-	rm -rf $(B)/obj $(B)/gen $(B)/asan $(B)/tsan $(B)/tests $(B)/fuzz $(B)/envgate $(B)/libenvgate.a
+	rm -rf $(B)/obj $(B)/gen $(B)/asan $(B)/tsan $(B)/tests $(B)/fuzz $(B)/stubs $(B)/envgate $(B)/libenvgate.a
 distclean:
 	rm -rf $(B)

@@ -9,6 +9,7 @@
 #        tools/deps.sh bench   and what `make bench` needs
 #        tools/deps.sh conformance   and what `make conformance` needs
 #        tools/deps.sh all     and what `make test` and `make lint` need
+#        tools/deps.sh grpcurl
 #        tools/deps.sh debian PACKAGE…   these of Debian's
 set -eu
 cd "$(dirname "$0")/.."
@@ -67,6 +68,7 @@ grpcurl() {
 mkdir -p build
 case $what in
 venv) venv "${2:-build/venv}" "${3:-tools/requirements.txt}" ;;
+grpcurl) grpcurl ;;
 debian)
   shift
   debian "$@"
