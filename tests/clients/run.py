@@ -100,10 +100,6 @@ CLIENTS = {
     },
 }
 
-# They wait for the gateway's Connect.
-CONNECT = {"connect", "web", "c"}
-
-
 def page(name, language):
     """The program on a page and what the page says it prints."""
     text = (ROOT / "docs/clients" / name).read_text()
@@ -163,7 +159,7 @@ class Report:
 
 
 def main():
-    names = sys.argv[1:] or [name for name in CLIENTS if name not in CONNECT]
+    names = sys.argv[1:] or list(CLIENTS)
     report, built, folders = Report(), set(), {}
 
     def build(name):

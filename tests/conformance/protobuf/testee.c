@@ -20,8 +20,8 @@
 
 enum { INPUT_LIMIT = 64 << 20, DEPTH_LIMIT = 100 };
 
-// What google.protobuf.Any may hold here, in place of the gateway's own table.
-const ProtobufCMessageDescriptor *const message_types[] = {
+// What google.protobuf.Any may hold here.
+static const ProtobufCMessageDescriptor *const known[] = {
     &google__protobuf__any__descriptor,
     &google__protobuf__bool_value__descriptor,
     &google__protobuf__bytes_value__descriptor,
@@ -42,7 +42,7 @@ const ProtobufCMessageDescriptor *const message_types[] = {
     &protobuf_test_messages__proto2__test_all_types_proto2__descriptor,
     &protobuf_test_messages__proto3__test_all_types_proto3__descriptor,
 };
-const size_t message_type_count = sizeof message_types / sizeof *message_types;
+static const struct message_types types = {known, sizeof known / sizeof *known};
 
 static bool read_bytes(void *to, size_t n)
 {
@@ -84,9 +84,9 @@ static void skip(Conformance__ConformanceResponse *response, const char *why, st
 
 static const ProtobufCMessageDescriptor *type_of(const char *name)
 {
-  for (size_t i = 0; i < message_type_count; i++)
-    if (strcmp(message_types[i]->name, name) == 0)
-      return message_types[i];
+  for (size_t i = 0; i < types.n; i++)
+    if (strcmp(types.at[i]->name, name) == 0)
+      return types.at[i];
   return NULL;
 }
 
@@ -126,6 +126,7 @@ static void answer(const Conformance__ConformanceRequest *request, struct arena 
 {
   const struct transcode_options options = {
       .max_depth = DEPTH_LIMIT,
+      .types = &types,
       .ignore_unknown = request->test_category == CONFORMANCE__TEST_CATEGORY__JSON_IGNORE_UNKNOWN_PARSING_TEST,
   };
   // The first request asks for the tests that are expected to fail; the runner has that list by its argument.
