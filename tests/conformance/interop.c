@@ -55,7 +55,8 @@ static void unary_call(struct call *c)
   }
   Grpc__Testing__Payload payload = GRPC__TESTING__PAYLOAD__INIT;
   payload.body = (ProtobufCBinaryData){(size_t)request->response_size, zeros(&c->arena, request->response_size)};
-  Grpc__Testing__SimpleResponse reply = GRPC__TESTING__SIMPLE_RESPONSE__INIT;
+  Grpc__Testing__SimpleResponse reply;
+  grpc__testing__simple_response__init(&reply);
   reply.payload = &payload;
   char id[] = "envgate";
   if (request->fill_server_id)
