@@ -121,6 +121,8 @@ struct config {
   int64_t max_header_bytes;  // 16384: a request's header fields in all
   int64_t max_connections;   // 16384
   int64_t max_streams;       // 128: concurrent streams of an HTTP/2 connection
+  double header_timeout_s;   // 10
+  double body_timeout_s;     // 30
   double idle_connection_s;  // 300
   double shutdown_grace_s;   // 25: from SIGTERM until the end
   int64_t max_launches;      // 8: workers that may be starting at a time, of all environments

@@ -89,6 +89,7 @@ static int on_begin_headers(nghttp2_session *h2, const nghttp2_frame *frame, voi
     return nghttp2_submit_rst_stream(h2, NGHTTP2_FLAG_NONE, frame->hd.stream_id, NGHTTP2_REFUSED_STREAM);
   c->active = c->front->r->now;
   c->head_of = s;
+  c->head_since = c->front->r->now;
   return nghttp2_session_set_stream_user_data(h2, frame->hd.stream_id, s);
 }
 
@@ -126,8 +127,10 @@ static int on_frame(nghttp2_session *h2, const nghttp2_frame *frame, void *ctx)
   struct grpc_stream *s = stream_of(h2, frame->hd.stream_id);
   if (!s)
     return 0;
-  if (frame->hd.type == NGHTTP2_HEADERS && frame->headers.cat == NGHTTP2_HCAT_REQUEST)
+  if (frame->hd.type == NGHTTP2_HEADERS && frame->headers.cat == NGHTTP2_HCAT_REQUEST) {
+    s->conn->head_since = 0;
     grpc_stream_head(s);
+  }
   if (frame->hd.flags & NGHTTP2_FLAG_END_STREAM)
     grpc_stream_end(s);
   return 0;
@@ -263,6 +266,21 @@ static bool busy(struct grpc_conn *c)
   return false;
 }
 
+// How often the timer looks at what has a time limit of its own.
+static nsec tick(const struct grpc_conn *c)
+{
+  const struct config *config = c->front->r->config;
+  double least = config->header_timeout_s < config->body_timeout_s ? config->header_timeout_s : config->body_timeout_s;
+  return nsec_from_s((least < config->idle_connection_s ? least : config->idle_connection_s) / 2);
+}
+
+// Its first frame, which is noise (SETTINGS), or a header is late.
+static bool head_is_late(const struct grpc_conn *c, nsec now)
+{
+  nsec since = c->second ? c->head_since : c->active;
+  return since && now - since >= nsec_from_s(c->front->r->config->header_timeout_s);
+}
+
 // One timer for all; it is not moved with each call, but looks when it fires.
 static void on_timer(struct timer *t)
 {
@@ -274,12 +292,19 @@ static void on_timer(struct timer *t)
   }
   if (c->state == CONN_NOTICED) {
     go(c);
-    arm(c, idle);
+    arm(c, tick(c));
     return;
   }
+  if (head_is_late(c, now)) {
+    grpc_conn_close(c);
+    return;
+  }
+  LIST_EACH (node, &c->streams)
+    grpc_stream_hurry(CONTAINER_OF(node, struct grpc_stream, link), now - nsec_from_s(c->front->r->config->body_timeout_s));
   nsec since = c->out.n ? c->progress : c->active;
   if (now < nsec_add(since, idle)) {
-    arm(c, nsec_add(since, idle) - now);
+    nsec left = nsec_add(since, idle) - now;
+    arm(c, left < tick(c) ? left : tick(c));
     return;
   }
   if (c->out.n || c->state == CONN_GOING) {
@@ -287,11 +312,11 @@ static void on_timer(struct timer *t)
     if (c->out.n || !busy(c))
       grpc_conn_close(c);
     else
-      arm(c, idle);
+      arm(c, tick(c));
     return;
   }
   if (busy(c))
-    arm(c, idle);
+    arm(c, tick(c));
   else
     grpc_conn_drain(c);
 }
@@ -545,8 +570,7 @@ bool grpc_conn_open(struct grpc_front *f, int fd)
   list_init(&c->link);
   list_init(&c->flush.link);
   list_init(&c->streams);
-  if (!open_session(c) || !(c->io = io_open(f->r, fd, IO_READ | IO_EDGE, on_io, c)) ||
-      !timer_set(f->r, &c->timer, nsec_add(now, nsec_from_s(f->r->config->idle_connection_s)))) {
+  if (!open_session(c) || !(c->io = io_open(f->r, fd, IO_READ | IO_EDGE, on_io, c)) || !timer_set(f->r, &c->timer, nsec_add(now, tick(c)))) {
     io_close(c->io);
     nghttp2_session_del(c->h2);
     flow_close(flow);

@@ -19,11 +19,13 @@ static struct grpc_stream *stream_of(const struct http_request *q)
   return h->s;
 }
 
-// The stream's call has them already.
+// The stream's call had them; one that is made after it does without.
 static bool on_headers(struct http_request *q, struct arena *a, const struct header **headers, size_t *n)
 {
-  (void)q, (void)a, (void)headers, (void)n;
-  return false;
+  (void)q, (void)a;
+  *headers = NULL;
+  *n = 0;
+  return true;
 }
 
 static nghttp2_nv field(const struct header *h)
@@ -201,6 +203,11 @@ void grpc_http_close(struct grpc_stream *s)
   http_request_close(&s->web->request);
   free(s->web);
   s->web = NULL;
+}
+
+void grpc_http_hurry(struct grpc_stream *s)
+{
+  http_request_hurry(&s->web->request);
 }
 
 bool grpc_http_held(const struct grpc_stream *s)

@@ -52,6 +52,7 @@ struct grpc_conn {
   struct turn_end flush;
   struct timer timer;
   struct list streams;
+  nsec head_since;                                    // when a header began that is not complete; 0: none
   struct grpc_stream *head_of;                        // whose headers came last; NULL: none, or it is gone
   struct flow *flow;                                  // what may be read for it from workers
   struct buf out;                                     // bytes that the socket did not take; while there are any, no more are made
@@ -79,6 +80,7 @@ struct grpc_stream {
   size_t header_count, header_room, header_bytes;
   bool headers_lost; // out of memory
   bool request_done; // the peer has sent its last
+  nsec heard;        // when something of it came last
   struct grpc_frames frames;
   struct buf held; // bytes not looked at, as the peer lets its replies pile up; their window is not given back
 
@@ -132,6 +134,9 @@ struct str grpc_stream_next(struct grpc_stream *s, size_t n, bool *lasting);
 // A frame's bytes were taken by it.
 void grpc_stream_taken(struct grpc_stream *s);
 
+// Gives the request up when its body should have gone on by now (not a client stream's): nothing of it has come since `since`.
+void grpc_stream_hurry(struct grpc_stream *s, nsec since);
+
 // Goes on with the bytes that are held, if its replies have gone.
 void grpc_stream_resume(struct grpc_stream *s);
 
@@ -157,6 +162,7 @@ void grpc_http_resume(struct grpc_stream *s);
 void grpc_http_close(struct grpc_stream *s);
 // It has bytes that wait for its replies to go.
 bool grpc_http_held(const struct grpc_stream *s);
+void grpc_http_hurry(struct grpc_stream *s);
 bool grpc_http_busy(const struct grpc_stream *s);
 
 // True for a call that waits for us, or is a stream: silence from its peer is no reason to end it.

@@ -498,6 +498,7 @@ void grpc_stream_head(struct grpc_stream *s)
 {
   if (!s->call)
     return;
+  s->heard = s->conn->front->r->now;
   s->call->headers = s->headers;
   s->call->header_count = s->header_count;
   if (!grpc_content_type(call_header(s->call, STR("content-type")), &s->codec)) {
@@ -545,6 +546,7 @@ static void end_of_messages(struct grpc_stream *s)
 void grpc_stream_data(struct grpc_stream *s, struct str bytes)
 {
   nghttp2_session_consume_connection(session(s), bytes.n);
+  s->heard = s->conn->front->r->now;
   if (!s->call || !bytes.n) {
     if (s->web && bytes.n)
       grpc_http_data(s, bytes);
@@ -567,6 +569,21 @@ void grpc_stream_end(struct grpc_stream *s)
     grpc_http_end(s);
   else if (s->call && !s->held.n)
     end_of_messages(s);
+}
+
+void grpc_stream_hurry(struct grpc_stream *s, nsec since)
+{
+  if (s->request_done || s->held.n || s->heard > since)
+    return;
+  if (s->web) {
+    grpc_http_hurry(s);
+    return;
+  }
+  if (!s->call || !s->call->method || s->call->method->client_streaming)
+    return;
+  struct err e;
+  err_set(&e, CODE_DEADLINE_EXCEEDED, REASON_DEADLINE, "the rest of the request did not come within body_timeout_s");
+  refuse(s, &e);
 }
 
 void grpc_stream_resume(struct grpc_stream *s)

@@ -104,6 +104,19 @@ void http_request_resume(struct http_request *q)
     q->protocol->resume(q);
 }
 
+void http_request_hurry(struct http_request *q)
+{
+  const struct rpc_method *method = q->call ? q->call->method : NULL;
+  if (q->whole || !q->protocol || q->held.n || (method && method->client_streaming))
+    return;
+  struct err e;
+  err_set(&e, CODE_DEADLINE_EXCEEDED, REASON_DEADLINE, "the rest of the request did not come within body_timeout_s");
+  if (method)
+    call_refuse(q->call, &e);
+  else
+    http_request_refuse(q, &e, 408);
+}
+
 void http_request_cancel(struct http_request *q)
 {
   if (q->call)

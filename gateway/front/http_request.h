@@ -91,6 +91,8 @@ void http_request_start(struct http_request *q);
 void http_request_data(struct http_request *q, struct str bytes);
 void http_request_end(struct http_request *q);
 void http_request_resume(struct http_request *q);
+// Nothing of the body has come for too long: gives the request up, unless it is a client stream's.
+void http_request_hurry(struct http_request *q);
 // The caller is gone: cancels the call. The answer may still come, now or later, unless http_request_close is called.
 void http_request_cancel(struct http_request *q);
 // The request is about to be freed: what its call answers goes nowhere. Frees what it holds.

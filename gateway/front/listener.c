@@ -21,7 +21,6 @@
 
 enum {
   BATCH = 64,          // connections accepted in a turn, so that those that are open get theirs
-  SILENCE_S = 10,      // a connection that says nothing for so long is closed
   SNIFF_AGAIN_MS = 10, // when one or two bytes came that may become "PRI"
   PAUSE_MS = 100,      // when no more connections can be had
 };
@@ -167,7 +166,7 @@ static void welcome(struct listener *l, int fd, const struct sockaddr_storage *p
     return;
   }
   *p = (struct pending){.l = l, .fd = fd, .timer.fire = on_pending_timer, .peer = *peer, .peer_n = peer_n};
-  p->give_up = nsec_add(l->r->now, SILENCE_S * NSEC_PER_S);
+  p->give_up = nsec_add(l->r->now, nsec_from_s(l->r->config->header_timeout_s));
   list_append(&l->pending, &p->link);
   metric_add(l->r->metrics, METRIC_connections, 1);
   socket_tune(fd);

@@ -55,7 +55,8 @@ static void unary_call(struct call *c)
   }
   Grpc__Testing__Payload payload = GRPC__TESTING__PAYLOAD__INIT;
   payload.body = (ProtobufCBinaryData){(size_t)request->response_size, zeros(&c->arena, request->response_size)};
-  Grpc__Testing__SimpleResponse reply = GRPC__TESTING__SIMPLE_RESPONSE__INIT;
+  Grpc__Testing__SimpleResponse reply;
+  grpc__testing__simple_response__init(&reply);
   reply.payload = &payload;
   char id[] = "envgate";
   if (request->fill_server_id)
@@ -102,7 +103,8 @@ static bool send_next(struct output *o)
   struct arena a;
   arena_init(&a, SIZE_MOST + 65536);
   Grpc__Testing__Payload payload = GRPC__TESTING__PAYLOAD__INIT;
-  Grpc__Testing__StreamingOutputCallResponse reply = GRPC__TESTING__STREAMING_OUTPUT_CALL_RESPONSE__INIT;
+  Grpc__Testing__StreamingOutputCallResponse reply;
+  grpc__testing__streaming_output_call_response__init(&reply);
   int32_t size = o->asked[o->sent++].size;
   payload.body = (ProtobufCBinaryData){(size_t)size, zeros(&a, size)};
   reply.payload = &payload;

@@ -48,7 +48,8 @@ static compat_request *read_request(void)
 static void write_response(const char *address)
 {
   char host[256];
-  compat_response response = CONNECTRPC__CONFORMANCE__V1__SERVER_COMPAT_RESPONSE__INIT;
+  compat_response response;
+  connectrpc__conformance__v1__server_compat_response__init(&response);
   const char *colon = strrchr(address, ':');
   snprintf(host, sizeof host, "%.*s", (int)(colon - address), address);
   response.host = host;
@@ -91,6 +92,8 @@ int main(int argc, char **argv)
                           .max_header_bytes = 16 << 10,
                           .max_streams = 128,
                           .max_connections = 1024,
+                          .header_timeout_s = 10,
+                          .body_timeout_s = 30,
                           .idle_connection_s = 300};
   if (!plain) {
     compat_request *request = read_request();

@@ -64,7 +64,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
   if (!size)
     return 0;
-  struct config config = {.max_message_bytes = 4096, .max_json_depth = 8, .max_header_bytes = 1024, .max_streams = 4, .idle_connection_s = 1};
+  struct config config = {.max_message_bytes = 4096,
+                          .max_json_depth = 8,
+                          .max_header_bytes = 1024,
+                          .max_streams = 4,
+                          .header_timeout_s = 10,
+                          .body_timeout_s = 30,
+                          .idle_connection_s = 1};
   const struct http_route no_routes[] = {{0}};
   const struct http_site site = {.routes = no_routes};
   struct rpc_handler handlers[ROWS] = {0};

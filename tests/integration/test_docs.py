@@ -89,6 +89,8 @@ BASE = {
     "access_log": True,
     "max_message_bytes": "8MiB",
     "threads": 2,
+    "header_timeout_s": 2.5,
+    "body_timeout_s": 3.5,
     "idle_connection_s": 1.5,
     "state_dir": "/run/envgate",
     "environments": {
