@@ -176,6 +176,13 @@ static bool add_uv_choice(cJSON *to)
   return one && add_needing(one, "project") && add_needing(one, "space") && add_needing(one, "project_url");
 }
 
+// An image may be named by its Space; where both are given the image counts.
+static bool add_docker_choice(cJSON *to)
+{
+  cJSON *any = add_array(to, "anyOf");
+  return any && add_needing(any, "image") && add_needing(any, "space");
+}
+
 static bool add_provider_objects(cJSON *properties)
 {
   bool ok = true;
@@ -183,7 +190,7 @@ static bool add_provider_objects(cJSON *properties)
     const char *name = provider_names[i];
     cJSON *provider = add_object(properties, name);
     ok = provider && add_settings(provider, IN_ENVIRONMENT, name) && add_required(provider, name) &&
-         (strcmp(name, "uv") != 0 || add_uv_choice(provider));
+         (strcmp(name, "uv") != 0 || add_uv_choice(provider)) && (strcmp(name, "docker") != 0 || add_docker_choice(provider));
   }
   return ok;
 }

@@ -108,7 +108,7 @@ def test_check_prints_every_mistake(file):
         [f"{path}:1", "listen"],
         [f"{path}:2", "thread"],
         [f"{path}:4", "environments.Bad Name"],
-        [f"{path}:5", "environments.d.docker.image"],
+        [f"{path}:5", "environments.d.docker"],
     ]
     assert lines[1].endswith("did you mean threads?")
 

@@ -4,8 +4,10 @@
 import datetime
 import json
 import os
+import pathlib
 import signal
 import statistics
+import tempfile
 import time
 
 import docker_engine
@@ -34,8 +36,15 @@ def with_state(config, path):
 
 
 @pytest.fixture
-def state(tmp_path):
-    return tmp_path / "s"
+def short_path():
+    """pytest's own is too long for a state_dir, below which sockets lie."""
+    with tempfile.TemporaryDirectory(prefix="eg-", dir="/tmp") as path:
+        yield pathlib.Path(path)
+
+
+@pytest.fixture
+def state(short_path):
+    return short_path / "s"
 
 
 def containers(engine, **labels):
@@ -183,17 +192,17 @@ def test_without_state_dir_the_next_gateway_is_the_killed_one(engine, gateway, t
     assert not list(tmp_path.glob("envgate-*"))
 
 
-def test_two_gateways_on_one_engine_leave_each_other_alone(engine, gateway, tmp_path):
+def test_two_gateways_on_one_engine_leave_each_other_alone(engine, gateway, short_path):
     config = environment(engine)
-    a, b = (gateway(with_state(config, tmp_path / name)) for name in "ab")
+    a, b = (gateway(with_state(config, short_path / name)) for name in "ab")
     theirs = a.create("e")
     of_a = containers(engine, environment="e")
     b.create("e")
     of_b = containers(engine, environment="e") - of_a
     kill_gateway(b)
     with pytest.raises(RuntimeError, match="another gateway uses it"):
-        gateway(with_state(config, tmp_path / "a"))
-    c = gateway(with_state({"environments": {"f": config["environments"]["e"]}}, tmp_path / "b"))
+        gateway(with_state(config, short_path / "a"))
+    c = gateway(with_state({"environments": {"f": config["environments"]["e"]}}, short_path / "b"))
     c.wait_for(lambda: not containers(engine, environment="e") & of_b, 20, "the removal of what the killed one left")
     assert c.stop() == 0
     assert containers(engine, environment="e") == of_a
