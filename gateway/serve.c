@@ -11,6 +11,7 @@
 #include <sys/resource.h>
 
 #include "api/api.h"
+#include "api/control.h"
 #include "api/health.h"
 #include "api/reflection.h"
 #include "front/grpc.h"
@@ -121,6 +122,8 @@ static void drain_reactor(struct reactor *r, struct task *t)
   r->draining = true;
   listener_stop(r);
   health_set_serving(r, false);
+  if (r->control)
+    control_drain(r);
   grpc_front_drain(r);
   http_front_drain(r);
   r->drain_end = nsec_add(r->now, patience(r->config));
@@ -171,7 +174,7 @@ static bool ready(struct reactor *r, struct buf *why)
 // All services' handlers in one list.
 static struct rpc_handler *join_handlers(void)
 {
-  const struct rpc_handler *const lists[] = {session_handlers, environment_handlers, health_handlers, reflection_handlers};
+  const struct rpc_handler *const lists[] = {session_handlers, environment_handlers, worker_handlers, health_handlers, reflection_handlers};
   struct rpc_handler *all = calloc((size_t)rpc_method_count + 1, sizeof *all);
   int n = 0;
   for (size_t i = 0; all && i < sizeof lists / sizeof *lists; i++)
@@ -214,6 +217,8 @@ static bool start_reactor(struct gateway *g, int index, struct err *e)
   if (!metrics_init(&rt->metrics, rpc_method_count) || !http_client_init(r) || !sessions_init(r) || !rpc_init(r, g->handlers) ||
       !http_front_init(r, ready) || !health_init(r))
     return err_nomem(e);
+  if (index == 0 && !control_init(r))
+    return err_nomem(e);
   if (index == 0 && !pools_init(r, e))
     return false;
   return grpc_front_init(r, e) && listener_open(r, g->config->listen, e);
@@ -228,6 +233,7 @@ static void free_reactor(struct reactor_thread *rt)
   grpc_front_free(r);
   http_front_free(r);
   health_free(r);
+  control_free(r);
   if (r->rpc)
     rpc_free(r);
   if (r->pools)

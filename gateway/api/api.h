@@ -9,5 +9,6 @@
 // Rows for rpc_init; each list ends with a NULL path.
 extern const struct rpc_handler session_handlers[];
 extern const struct rpc_handler environment_handlers[];
+extern const struct rpc_handler worker_handlers[];
 
 #endif

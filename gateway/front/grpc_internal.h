@@ -92,6 +92,7 @@ struct grpc_stream {
   bool large;                  // what is queued is
   bool headed;                 // the reply's headers are submitted
   bool ended;                  // after `out` comes the end
+  bool piled;                  // the call was told that too much waits, and is to be told when it does no more
   bool given_up;               // reset, for not reading its replies
   int http_status;             // not 0: the answer is not gRPC, but this status and a text
   char status[4];              // grpc-status
@@ -128,7 +129,7 @@ struct str grpc_stream_next(struct grpc_stream *s, size_t n, bool *lasting);
 // A frame's bytes were taken by it.
 void grpc_stream_taken(struct grpc_stream *s);
 
-// Goes on with the bytes that are held, if its replies have gone.
+// Goes on with the bytes that are held, and has the call go on, if its replies have gone.
 void grpc_stream_resume(struct grpc_stream *s);
 
 // The HTTP/2 stream is gone: cancels the call if it still runs, and frees the stream.

@@ -20,11 +20,13 @@
 #include "runtime/metrics.h"
 
 enum {
-  POOL_SLACK = 8192,  // of a connection's memory, beside a request's header: libmicrohttpd's own structures and the reply's header
-  RUNS_IN_A_ROW = 64, // before others get their turn
-  ASKED_AT_MOST = 8,  // how often a request that waits is asked for its answer before it is suspended
-  ASKED_FOR_MS = 1,   // a request that waits is suspended when nothing has happened for this long
-  SWALLOW_FACTOR = 4, // a body that is too large is read and thrown away up to this many times the limit, so that its sender sees the answer
+  POOL_SLACK = 8192,       // of a connection's memory, beside a request's header: libmicrohttpd's own structures and the reply's header
+  RUNS_IN_A_ROW = 64,      // before others get their turn
+  ASKED_AT_MOST = 8,       // how often a request that waits is asked for its answer before it is suspended
+  ASKED_FOR_MS = 1,        // a request that waits is suspended when nothing has happened for this long
+  STREAM_BLOCK = 32 << 10, // a piece of a stream as libmicrohttpd sends it
+  STREAM_MAX = 64 << 20,   // bytes of a stream that its caller has not taken; whoever sends it should have stopped long before
+  SWALLOW_FACTOR = 4,      // a body that is too large is read and thrown away up to this many times the limit, so that its sender sees the answer
 };
 
 struct http_front {
@@ -140,6 +142,14 @@ static bool end_wait(struct conn *conn)
   return true;
 }
 
+static void suspend(struct conn *conn)
+{
+  conn->front->asked -= conn->asked > 0;
+  conn->asked = 0;
+  conn->suspended = true;
+  MHD_suspend_connection(conn->mhd);
+}
+
 static void answered(struct conn *conn)
 {
   conn->request.answered = true;
@@ -165,6 +175,90 @@ void http_answer_static(struct http_request *q, int status, const char *content_
   q->reply_static = body;
   answered(conn_of(q));
 }
+
+// --- answers that come in pieces -------------------------------------------------------------------------------------------------------------
+
+static size_t unsent(const struct http_request *q)
+{
+  return q->reply.n - q->reply_at;
+}
+
+// A connection whose stream has nothing to send is suspended.
+static void stream_wake(struct http_request *q)
+{
+  struct conn *conn = conn_of(q);
+  if (conn->stage != STAGE_SENT || !conn->suspended)
+    return;
+  MHD_resume_connection(conn->mhd);
+  end_wait(conn);
+  turn_end_add(conn->front->r, &conn->front->run);
+}
+
+// libmicrohttpd asks for the next bytes.
+static ssize_t on_stream_read(void *ctx, uint64_t at, char *to, size_t room)
+{
+  struct conn *conn = ctx;
+  struct http_request *q = &conn->request;
+  size_t n = unsent(q) < room ? unsent(q) : room;
+  (void)at;
+  if (!n && (q->stream_broken || conn->front->closing))
+    return MHD_CONTENT_READER_END_WITH_ERROR;
+  if (!n && q->stream_ended)
+    return MHD_CONTENT_READER_END_OF_STREAM;
+  if (!n) {
+    conn->front->waiting++;
+    suspend(conn);
+    return 0;
+  }
+  memcpy(to, q->reply.p + q->reply_at, n);
+  q->reply_at += n;
+  if (!unsent(q)) {
+    buf_free(&q->reply);
+    q->reply_at = 0;
+  }
+  conn->front->more = true;
+  http_rest_sent(q, unsent(q));
+  return (ssize_t)n;
+}
+
+void http_stream(struct http_request *q, int status, const char *content_type)
+{
+  q->status = status;
+  q->content_type = content_type;
+  q->streams = true;
+  answered(conn_of(q));
+}
+
+bool http_stream_add(struct http_request *q, struct buf *piece, size_t *waiting)
+{
+  bool ok = true;
+  if (!unsent(q)) {
+    buf_free(&q->reply);
+    q->reply = *piece;
+    q->reply_at = 0;
+    *piece = (struct buf){.max = piece->max};
+  } else {
+    if (q->reply_at > q->reply.n / 2) { // not each time: it moves what is left
+      buf_consume(&q->reply, q->reply_at);
+      q->reply_at = 0;
+    }
+    q->reply.max = STREAM_MAX;
+    ok = buf_add(&q->reply, piece->p, piece->n);
+    piece->n = 0;
+  }
+  *waiting = unsent(q);
+  stream_wake(q);
+  return ok;
+}
+
+void http_stream_end(struct http_request *q, bool broken)
+{
+  q->stream_ended = true;
+  q->stream_broken |= broken;
+  stream_wake(q);
+}
+
+// --- their sending ---------------------------------------------------------------------------------------------------------------------------
 
 static bool add_headers(const struct conn *conn, struct MHD_Response *response)
 {
@@ -230,7 +324,9 @@ static enum MHD_Result send_answer(struct conn *conn)
   struct MHD_Response *response;
   conn->stage = STAGE_SENT;
   conn->front->more = true;
-  if (q->reply_static.n) {
+  if (q->streams) {
+    response = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, STREAM_BLOCK, on_stream_read, conn, NULL);
+  } else if (q->reply_static.n) {
     union { // what is persistent is not written to
       const char *from;
       char *to;
@@ -479,14 +575,6 @@ static enum MHD_Result on_body(struct conn *conn, const char *bytes, size_t *n)
   return MHD_YES;
 }
 
-static void suspend(struct conn *conn)
-{
-  conn->front->asked -= conn->asked > 0;
-  conn->asked = 0;
-  conn->suspended = true;
-  MHD_suspend_connection(conn->mhd);
-}
-
 // libmicrohttpd asks for the answer, or the request was resumed.
 static enum MHD_Result on_asked(struct conn *conn)
 {
@@ -565,7 +653,7 @@ static void on_hangup(void *ctx, int events)
   (void)events;
   conn->hung_up = true;
   io_events(conn->hangup, 0);
-  if (conn->stage == STAGE_STARTED) {
+  if (conn->stage == STAGE_STARTED || (conn->stage == STAGE_SENT && conn->request.streams)) {
     conn->close = true;
     http_rest_cancel(&conn->request);
   } else {

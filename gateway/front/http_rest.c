@@ -7,6 +7,7 @@
 #include "transcode/transcode.h"
 
 static const char JSON[] = "application/json";
+static const char LINES[] = "application/x-ndjson"; // of a server stream: a message a line
 
 // --- errors --------------------------------------------------------------------------------------------------------------------------------
 
@@ -55,6 +56,39 @@ static void answer_reply(struct http_request *q, struct call *c, struct buf *out
   http_answer(q, 200, JSON, out);
 }
 
+// Adds a line to a stream, which begins with the first.
+static bool add_line(struct http_request *q, struct buf *line, size_t *waiting)
+{
+  if (!q->streams)
+    http_stream(q, 200, LINES);
+  return buf_char(line, '\n') && http_stream_add(q, line, waiting);
+}
+
+static void message(struct call *c, struct buf *out)
+{
+  struct http_request *q = c->front_ctx;
+  size_t waiting;
+  if (!q)
+    return;
+  memcpy(q->request_id, c->id, sizeof q->request_id);
+  if (q->stream_ended)
+    return;
+  if (add_line(q, out, &waiting))
+    call_backlog(c, waiting);
+  else
+    http_stream_end(q, true); // not by call_cancel, as the handler is at work
+}
+
+// The status has been sent: an error is the last line.
+static void end_stream(struct http_request *q, const struct err *e)
+{
+  struct buf line = {0};
+  size_t waiting;
+  bool told = !e || (http_error_body(e, code_http_status(e->code), &line) && add_line(q, &line, &waiting));
+  buf_free(&line);
+  http_stream_end(q, !told);
+}
+
 static void finish(struct call *c, struct buf *out, const struct err *e)
 {
   struct http_request *q = c->front_ctx;
@@ -62,14 +96,17 @@ static void finish(struct call *c, struct buf *out, const struct err *e)
     return;
   q->call = NULL;
   memcpy(q->request_id, c->id, sizeof q->request_id);
-  if (e)
+  if (!q->streams && !e && c->method->server_streaming)
+    http_stream(q, 200, LINES);
+  if (q->streams)
+    end_stream(q, e);
+  else if (e)
     answer_error(q, e);
   else
     answer_reply(q, c, out);
 }
 
-// No method with google.api.http streams its reply; the generator (tools/gen_api.py) sees to it.
-static const struct call_front front = {.finish = finish};
+static const struct call_front front = {.message = message, .finish = finish};
 
 // --- its beginning -------------------------------------------------------------------------------------------------------------------------
 
@@ -160,6 +197,12 @@ void http_rest_refuse(struct http_request *q, const struct err *e, int status)
   struct call *c = new_call(q);
   if (c)
     call_refuse(c, e);
+}
+
+void http_rest_sent(struct http_request *q, size_t waiting)
+{
+  if (q->call)
+    call_backlog(q->call, waiting);
 }
 
 void http_rest_cancel(struct http_request *q)

@@ -65,6 +65,7 @@ bool pools_init(struct reactor *r, struct err *e)
   r->pools = ps;
   list_init(&ps->hungry);
   list_init(&ps->all);
+  ended_init(ps);
   if (fill(ps, r->config, e)) {
     for (size_t i = 0; i < ps->n; i++)
       pool_pump(&ps->at[i]);
@@ -130,6 +131,7 @@ void pools_free(struct reactor *r)
     if (env_is_inline(p->env))
       free_inline(&p->freeing);
   }
+  ended_free(ps);
   state_dir_close(&ps->state_dir);
   free(ps->at);
   free(ps);

@@ -6,6 +6,7 @@
 
 #include "base/id.h"
 #include "config/config.h"
+#include "rpc/mail.h"
 #include "rpc/rest.h"
 #include "runtime/log.h"
 #include "transcode/transcode.h"
@@ -65,6 +66,7 @@ bool rpc_init(struct reactor *r, const struct rpc_handler *handlers)
 
 static void call_destroy(struct call *c)
 {
+  mail_free(c);
   arena_free(&c->arena);
   buf_free(&c->out);
   splices_free(&c->splices);
@@ -161,6 +163,7 @@ static void call_free(struct call *c)
     call_destroy(c);
     return;
   }
+  mail_free(c);
   arena_reset(&c->arena);
   buf_return(&c->home->bufs, &c->out);
   splices_free(&c->splices);
@@ -314,7 +317,7 @@ static void hold(struct call *c)
   c->errands++;
 }
 
-static void let_go(struct call *c)
+void call_let_go(struct call *c)
 {
   if (--c->errands == 0 && c->delivered)
     call_free(c);
@@ -329,7 +332,7 @@ void call_message(struct call *c, struct str bytes)
       begin(c);
     if (!c->finished)
       stream_message(c, bytes);
-    let_go(c);
+    call_let_go(c);
     return;
   }
   if (c->request) {
@@ -362,7 +365,7 @@ void call_end_of_messages(struct call *c)
     begin(c);
   if (!c->finished && c->handler->half_close)
     c->handler->half_close(c);
-  let_go(c);
+  call_let_go(c);
 }
 
 static void cancel_now(struct call *c)
@@ -386,7 +389,7 @@ static void on_cancel_back(struct reactor *r, struct task *t)
 {
   struct call *c = CONTAINER_OF(t, struct call, cancel_task);
   (void)r;
-  let_go(c);
+  call_let_go(c);
 }
 
 void call_cancel(struct call *c)
@@ -455,13 +458,15 @@ static bool encode_reply(struct call *c, const ProtobufCMessage *m, struct err *
 
 bool call_send(struct call *c, const ProtobufCMessage *m)
 {
-  assert(c->owner == c->home); // streams do not cross
   size_t before = c->out.n;
   struct err e;
   if (!encode(c, m, &e))
     return false;
   c->sent += c->out.n - before;
+  if (c->crossed)
+    return mail_send(c);
   c->front->message(c, &c->out);
+  c->out.n = 0;
   return true;
 }
 
@@ -482,6 +487,8 @@ static void log_call(const struct call *c, nsec took)
 // At home: hands the end to the front.
 static void deliver(struct call *c)
 {
+  if (c->mail)
+    mail_finish(c);
   c->delivered = true;
   if (c->crossed)
     flow_unref(c->flow);
