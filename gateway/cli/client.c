@@ -219,8 +219,12 @@ static enum client_result judge(struct client *c, CURLcode rc, struct err *e)
     err_set(e, CODE_UNAVAILABLE, NULL, "%s: %s", c->named, curl_easy_strerror(rc));
     return CLIENT_UNREACHED;
   }
-  if (status == 200 && !(c->q->line && error.n))
-    return CLIENT_DONE;
+  if (status == 200 && !(c->q->line && error.n)) {
+    if (!c->q->line || !c->in.n) // every line of a stream has an end
+      return CLIENT_DONE;
+    err_set(e, CODE_INTERNAL, NULL, "the answer is none of a gateway's");
+    return CLIENT_REFUSED;
+  }
   if (!error.n && c->q->line)
     error = buf_view(&c->in); // without a line's end
   if (!take_error(c, error, e))
