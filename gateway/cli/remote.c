@@ -44,25 +44,25 @@ static const struct command_row commands[COMMAND_COUNT] = {
 
 struct option_row {
   const char *name;
-  char letter;          // 0: none
   const char *argument; // NULL: none
   unsigned commands;
   size_t offset; // in struct remote_args: a const char * with an argument, else a bool
   const char *help;
+  char letter; // 0: none
 };
 
 #define TEXT(field) offsetof(struct remote_args, field)
 static const struct option_row options[] = {
-    {"server", 's', "URL", ON_ALL, TEXT(server),
-     "Where the gateway is: http://HOST:PORT, https://HOST:PORT or unix:/PATH. Default: $ENVGATE_SERVER, else http://127.0.0.1:8080."},
-    {"json", 0, NULL, ON_ALL, TEXT(json), "Print JSON for programs: each object on a line of its own, as the REST API has it (docs/API.md)."},
-    {"environment", 'e', "NAME", ON(WORKERS) | ON(SESSIONS), TEXT(environment), "Only those of this environment."},
-    {"all", 'a', NULL, ON(WORKERS), TEXT(all), "Also workers that have ended and are still remembered."},
-    {"follow", 'f', NULL, ON(LOGS), TEXT(follow), "Go on with what comes, until the worker has ended."},
-    {"tail", 'n', "N", ON(LOGS), TEXT(tail), "Begin with the last N lines. Default: all that is kept."},
-    {"timestamps", 't', NULL, ON(LOGS), TEXT(timestamps), "Put before each line when it came (UTC)."},
-    {"workers", 'w', "N", ON(PRELOAD), TEXT(workers), "How many workers are to be ready, those that are included. Default: 1."},
-    {"timeout", 0, "SECONDS", ON(PRELOAD), TEXT(timeout), "Wait no longer than that. Default: for as long as it takes."},
+    {"server", "URL", ON_ALL, TEXT(server),
+     "Where the gateway is: http://HOST:PORT, https://HOST:PORT or unix:/PATH. Default: $ENVGATE_SERVER, else http://127.0.0.1:8080.", 's'},
+    {"json", NULL, ON_ALL, TEXT(json), "Print JSON for programs: each object on a line of its own, as the REST API has it (docs/API.md).", 0},
+    {"environment", "NAME", ON(WORKERS) | ON(SESSIONS), TEXT(environment), "Only those of this environment.", 'e'},
+    {"all", NULL, ON(WORKERS), TEXT(all), "Also workers that have ended and are still remembered.", 'a'},
+    {"follow", NULL, ON(LOGS), TEXT(follow), "Go on with what comes, until the worker has ended.", 'f'},
+    {"tail", "N", ON(LOGS), TEXT(tail), "Begin with the last N lines. Default: all that is kept.", 'n'},
+    {"timestamps", NULL, ON(LOGS), TEXT(timestamps), "Put before each line when it came (UTC).", 't'},
+    {"workers", "N", ON(PRELOAD), TEXT(workers), "How many workers are to be ready, those that are included. Default: 1.", 'w'},
+    {"timeout", "SECONDS", ON(PRELOAD), TEXT(timeout), "Wait no longer than that. Default: for as long as it takes.", 0},
 };
 enum { OPTION_COUNT = sizeof options / sizeof *options, OPTION_HELP = 1000, OPTION_FIRST = 1001 };
 
@@ -206,9 +206,9 @@ static int read_argument(enum command command, int argc, char **argv, struct rem
   if (optind >= argc)
     return cli_usage(row->name, "needs a %s", row->argument);
   a->what = argv[optind];
-  if (str_starts(str_c(a->what), str_c(row->collection)))
+  if (row->collection && str_starts(str_c(a->what), str_c(row->collection)))
     a->what += strlen(row->collection);
-  return *a->what ? EXIT_OK : cli_usage(row->name, "needs a %s", row->argument);
+  return a->what && *a->what ? EXIT_OK : cli_usage(row->name, "needs a %s", row->argument);
 }
 
 static bool is_number(const char *text, bool fraction)
