@@ -28,12 +28,12 @@ struct pools {
   uint64_t workers_named;            // for the next worker's id
   struct epitaph epitaphs[EPITAPHS]; // a ring
   unsigned epitaph_next;
-  struct list ended; // ended.c's: workers that have ended, the oldest first
-  int ended_count;
+  int ended_count;     // workers that have ended and are remembered
+  struct list ended;   // ended.c's: workers that have ended, the oldest first
   struct timer forget; // the oldest of them
-  int launching;       // workers that count as launches under way, of every pool
   struct list hungry;  // struct pool that want to launch and may, in the order of coming
   void (*changed)(struct reactor *r);
+  int launching; // workers that count as launches under way, of every pool
   bool draining;
   void (*stopped)(void *ctx); // set by pools_stop, cleared when it is called
   void *stopped_ctx;
