@@ -46,23 +46,23 @@ struct option_row {
   const char *name;
   const char *argument; // NULL: none
   unsigned commands;
+  char letter;   // 0: none
   size_t offset; // in struct remote_args: a const char * with an argument, else a bool
   const char *help;
-  char letter; // 0: none
 };
 
 #define TEXT(field) offsetof(struct remote_args, field)
 static const struct option_row options[] = {
-    {"server", "URL", ON_ALL, TEXT(server),
-     "Where the gateway is: http://HOST:PORT, https://HOST:PORT or unix:/PATH. Default: $ENVGATE_SERVER, else http://127.0.0.1:8080.", 's'},
-    {"json", NULL, ON_ALL, TEXT(json), "Print JSON for programs: each object on a line of its own, as the REST API has it (docs/API.md).", 0},
-    {"environment", "NAME", ON(WORKERS) | ON(SESSIONS), TEXT(environment), "Only those of this environment.", 'e'},
-    {"all", NULL, ON(WORKERS), TEXT(all), "Also workers that have ended and are still remembered.", 'a'},
-    {"follow", NULL, ON(LOGS), TEXT(follow), "Go on with what comes, until the worker has ended.", 'f'},
-    {"tail", "N", ON(LOGS), TEXT(tail), "Begin with the last N lines. Default: all that is kept.", 'n'},
-    {"timestamps", NULL, ON(LOGS), TEXT(timestamps), "Put before each line when it came (UTC).", 't'},
-    {"workers", "N", ON(PRELOAD), TEXT(workers), "How many workers are to be ready, those that are included. Default: 1.", 'w'},
-    {"timeout", "SECONDS", ON(PRELOAD), TEXT(timeout), "Wait no longer than that. Default: for as long as it takes.", 0},
+    {"server", "URL", ON_ALL, 's', TEXT(server),
+     "Where the gateway is: http://HOST:PORT, https://HOST:PORT or unix:/PATH. Default: $ENVGATE_SERVER, else http://127.0.0.1:8080."},
+    {"json", NULL, ON_ALL, 0, TEXT(json), "Print JSON for programs: each object on a line of its own, as the REST API has it (docs/API.md)."},
+    {"environment", "NAME", ON(WORKERS) | ON(SESSIONS), 'e', TEXT(environment), "Only those of this environment."},
+    {"all", NULL, ON(WORKERS), 'a', TEXT(all), "Also workers that have ended and are still remembered."},
+    {"follow", NULL, ON(LOGS), 'f', TEXT(follow), "Go on with what comes, until the worker has ended."},
+    {"tail", "N", ON(LOGS), 'n', TEXT(tail), "Begin with the last N lines. Default: all that is kept."},
+    {"timestamps", NULL, ON(LOGS), 't', TEXT(timestamps), "Put before each line when it came (UTC)."},
+    {"workers", "N", ON(PRELOAD), 'w', TEXT(workers), "How many workers are to be ready, those that are included. Default: 1."},
+    {"timeout", "SECONDS", ON(PRELOAD), 0, TEXT(timeout), "Wait no longer than that. Default: for as long as it takes."},
 };
 enum { OPTION_COUNT = sizeof options / sizeof *options, OPTION_HELP = 1000, OPTION_FIRST = 1001 };
 
