@@ -3,9 +3,13 @@
 #   make            builds the program: build/envgate
 #   make run        serves on 127.0.0.1:8080 with the environments echo, cartpole and pixels, and says what to type next
 #   make test       everything: units, integration with real clients and workers, under asan+ubsan, too; ends with the count
+#   make conformance  the suites of others: connectrpc's, grpc-go's interop client and h2spec, which it gets by the Go module proxy; ends with the count
 #   make lint       clang-format, clang-tidy, include layers, banned functions, buf lint and breaking
 #   make bench      CPU-µs a call and calls/s, side by side: worker directly, nginx, envgate REST, envgate gRPC
 #   make bench-peers  the same beside haproxy, Envoy and bridges in Rust, Go and Python, which it builds under build/peers
+#   make bench-launch  a worker in docker: cold, warm and 20 at once, beside OpenEnv's own client and the floor
+#   make stubs      a client for each language, to import, in build/stubs (docs/clients)
+#   make clients    each of them, grpcurl and @connectrpc/connect against a gateway: the same transcript, and the programs of docs/clients
 #   make fuzz       each fuzz target for FUZZ_SECONDS (60)
 #   make docs       rewrites what docs/ has from the program's tables and from proto/ (a test compares)
 #   make install    to DESTDIR and PREFIX (/usr/local)
@@ -18,7 +22,7 @@
 #   CC=clang        warning-free under gcc 12 and clang 14
 #   JOBS=2          how many compilers run at once
 #   V=1             shows the commands
-#   T=…             for make test-units and make test-integration: pytest's arguments, or a unit's name
+#   T=…             for make test-units, test-integration and clients: a unit's name, pytest's arguments, or clients' names
 
 CC ?= cc
 PREFIX ?= /usr/local
@@ -55,7 +59,7 @@ else
 endif
 CFLAGS += -std=gnu17 -g $(OPT)
 LDFLAGS += $(if $(SAN),$(filter -fsanitize=%,$(OPT)),-pie -Wl,-z,relro,-z,now,-z,noexecstack)
-LDLIBS := -lmicrohttpd -lnghttp2 -lcurl -lwslay -lprotobuf-c -lcjson -luv -lssl -lcrypto -lm -lpthread
+LDLIBS := -lmicrohttpd -lnghttp2 -lcurl -lwslay -lprotobuf-c -lcjson -luv -lssl -lcrypto -lz -lm -lpthread
 
 # --- files -------------------------------------------------------------------------------------------------------------------------
 
@@ -72,7 +76,7 @@ LIB := $(OUT)/libenvgate.a
 UNITS := $(patsubst tests/unit/%.c,$(OUT)/tests/%,$(sort $(wildcard tests/unit/test_*.c)))
 FUZZERS := $(patsubst tests/fuzz/%.c,$(OUT)/targets/%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
 
-.PHONY: all run test docs lint bench bench-peers fuzz install deps clean distclean help gen test-units test-integration units fuzzers
+.PHONY: all run test docs lint bench bench-launch bench-peers fuzz install deps clean distclean help gen test-units test-integration units fuzzers conformance
 all: $(OUT)/envgate
 
 help:
@@ -138,6 +142,23 @@ $(OUT)/tests/%: tests/unit/%.c $(LIB)
 	$(QUIET) CC $<
 	$(HIDE)$(CC) $(CPPFLAGS) -Itests/unit -isystem $(OUT)/tests $(CFLAGS) $(WARN) -MMD -MP -MF $@.d $(filter %.c %.o,$^) $(LIB) $(LDFLAGS) -lcmocka $(LDLIBS) -o $@
 
+# The suites' services on the gateway's own RPC layer.
+CONFORMANCE := $(B)/conformance
+$(CONFORMANCE)/ready: $(B)/venv/ready $(GEN)/ready tests/conformance/gen.sh tests/conformance/tools/go.sum tests/conformance/tools/descriptors.go tools/gen_api.py
+	tests/conformance/gen.sh $(B) $(PY)
+	@touch $@
+$(OUT)/conformance/server: $(CONFORMANCE)/ready $(wildcard tests/conformance/*.[ch]) $(LIB)
+	@mkdir -p $(@D)/obj
+	$(QUIET) CC $@
+	$(HIDE)for f in $$(cd $(CONFORMANCE)/gen && find * -name '*.c'); do \
+	  $(CC) $(CPPFLAGS) -isystem $(CONFORMANCE)/gen $(CFLAGS) -w -c $(CONFORMANCE)/gen/$$f -o $(@D)/obj/$$(echo $$f | tr / _).o || exit 1; done
+	$(HIDE)$(CC) $(CPPFLAGS) -Itests/conformance -isystem $(CONFORMANCE)/gen $(CFLAGS) $(WARN) tests/conformance/*.c $(@D)/obj/*.o $(LIB) $(LDFLAGS) $(LDLIBS) -o $@
+
+conformance:
+	@tools/deps.sh conformance
+	@$(MAKE) --no-print-directory -s -j$(JOBS) $(OUT)/envgate $(OUT)/conformance/server
+	tests/conformance/run.sh $(OUT)
+
 deps:
 	tools/deps.sh all
 
@@ -150,6 +171,16 @@ test-units: units
 	tests/run.sh units $(OUT) $(T)
 test-integration: $(OUT)/envgate
 	tests/run.sh integration $(OUT) $(T)
+
+.PHONY: stubs clients
+stubs: $(GEN)/ready
+	tools/stubs-deps.sh
+	tools/stubs.sh $(B) $(VERSION)
+
+clients: $(B)/envgate
+	@tools/stubs-deps.sh clients
+	@tools/stubs.sh $(B) $(VERSION)
+	@$(PY) tests/clients/run.py $(T)
 
 docs: $(B)/envgate
 	$(B)/envgate docs options >docs/OPTIONS.md
@@ -171,6 +202,11 @@ bench:
 	@$(MAKE) --no-print-directory -s -j$(JOBS) $(B)/envgate $(B)/bench/load
 	$(PY) tests/bench/bench.py
 
+bench-launch:
+	@tools/deps.sh all
+	@$(MAKE) --no-print-directory -s -j$(JOBS) $(B)/envgate
+	$(PY) tests/bench/launch.py
+
 bench-peers:
 	@tools/deps.sh bench
 	@tools/bench-deps.sh
@@ -186,7 +222,16 @@ fuzzers: $(FUZZERS)
 fuzz:
 	tests/run.sh fuzz $(FUZZ_SECONDS)
 
+# For tests/conformance/protobuf/run.sh, which generates its messages into TESTEE_GEN.
+TESTEE_GEN ?= $(B)/conformance/protobuf/c
+$(OUT)/tests/protobuf_testee: tests/conformance/protobuf/testee.c $(LIB) $(wildcard $(TESTEE_GEN)/*.c $(TESTEE_GEN)/google/protobuf/*.c)
+	@mkdir -p $(@D)
+	$(HIDE)for f in $(filter %.pb-c.c,$^); do $(CC) $(CPPFLAGS) -isystem $(TESTEE_GEN) $(CFLAGS) -w -c $$f -o $(@D)/$$(basename $$f .c).o || exit 1; done
+	$(QUIET) CC $<
+	$(HIDE)$(CC) $(CPPFLAGS) -isystem $(TESTEE_GEN) $(CFLAGS) $(WARN) $< $(patsubst %.c,$(@D)/%.o,$(notdir $(filter %.pb-c.c,$^))) \
+	  $(LIB) $(LDFLAGS) $(LDLIBS) -o $@
+
 clean:
-	rm -rf $(B)/obj $(B)/gen $(B)/asan $(B)/tsan $(B)/tests $(B)/fuzz $(B)/envgate $(B)/libenvgate.a
+	rm -rf $(B)/obj $(B)/gen $(B)/asan $(B)/tsan $(B)/tests $(B)/fuzz $(B)/stubs $(B)/envgate $(B)/libenvgate.a
 distclean:
 	rm -rf $(B)

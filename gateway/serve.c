@@ -171,14 +171,16 @@ static bool ready(struct reactor *r, struct buf *why)
   return fit;
 }
 
+static const struct http_site site = {.routes = http_routes, .ready = ready};
+
 // All services' handlers in one list.
 static struct rpc_handler *join_handlers(void)
 {
   const struct rpc_handler *const lists[] = {session_handlers, environment_handlers, worker_handlers, health_handlers, reflection_handlers};
-  struct rpc_handler *all = calloc((size_t)rpc_method_count + 1, sizeof *all);
+  struct rpc_handler *all = calloc((size_t)envgate_api.method_count + 1, sizeof *all);
   int n = 0;
   for (size_t i = 0; all && i < sizeof lists / sizeof *lists; i++)
-    for (const struct rpc_handler *h = lists[i]; h->path && n < rpc_method_count; h++)
+    for (const struct rpc_handler *h = lists[i]; h->path && n < envgate_api.method_count; h++)
       all[n++] = *h;
   return all;
 }
@@ -214,14 +216,14 @@ static bool start_reactor(struct gateway *g, int index, struct err *e)
   r->metrics = &rt->metrics;
   r->config = g->config;
   r->busy_poll = (nsec)g->config->busy_poll_us * NSEC_PER_US;
-  if (!metrics_init(&rt->metrics, rpc_method_count) || !http_client_init(r) || !sessions_init(r) || !rpc_init(r, g->handlers) ||
-      !http_front_init(r, ready) || !health_init(r))
+  if (!metrics_init(&rt->metrics, envgate_api.method_count) || !http_client_init(r) || !sessions_init(r) || !rpc_init(r, &envgate_api, g->handlers) ||
+      !http_front_init(r, &site) || !health_init(r))
     return err_nomem(e);
   if (index == 0 && !control_init(r))
     return err_nomem(e);
   if (index == 0 && !pools_init(r, e))
     return false;
-  return grpc_front_init(r, e) && listener_open(r, g->config->listen, e);
+  return grpc_front_init(r, &site, e) && listener_open(r, g->config->listen, e);
 }
 
 static void free_reactor(struct reactor_thread *rt)

@@ -7,16 +7,18 @@
 #        tools/deps.sh venv DIRECTORY LIST   the packages of another list
 #        tools/deps.sh run     what `make` and `make run` need
 #        tools/deps.sh bench   and what `make bench` needs
+#        tools/deps.sh conformance   and what `make conformance` needs
 #        tools/deps.sh all     and what `make test` and `make lint` need
+#        tools/deps.sh grpcurl
 #        tools/deps.sh debian PACKAGE…   these of Debian's
 set -eu
 cd "$(dirname "$0")/.."
 what=$1
 
 build_packages="gcc libc6-dev make binutils python3 python3-venv protobuf-compiler libprotobuf-dev protobuf-c-compiler libprotobuf-c-dev
-  libmicrohttpd-dev libnghttp2-dev libcurl4-openssl-dev libssl-dev libwslay-dev libcjson-dev libuv1-dev uthash-dev ca-certificates"
+  libmicrohttpd-dev libnghttp2-dev libcurl4-openssl-dev libssl-dev libwslay-dev libcjson-dev libuv1-dev uthash-dev zlib1g-dev ca-certificates"
 bench_packages="nginx-light nghttp2-client libnghttp2-dev linux-perf strace procps"
-test_packages="clang clang-format clang-tidy libclang-rt-14-dev libcmocka-dev curl git openssl procps docker.io iproute2 systemd"
+test_packages="clang clang-format clang-tidy libclang-rt-14-dev libcmocka-dev curl git openssl procps docker.io docker-registry iproute2 systemd"
 
 debian() {
   missing=
@@ -66,14 +68,16 @@ grpcurl() {
 mkdir -p build
 case $what in
 venv) venv "${2:-build/venv}" "${3:-tools/requirements.txt}" ;;
+grpcurl) grpcurl ;;
 debian)
   shift
   debian "$@"
   ;;
-run | bench | all)
+run | bench | conformance | all)
   # shellcheck disable=SC2086
   debian $build_packages
   [ "$what" != bench ] || debian $bench_packages
+  [ "$what" != conformance ] || debian nghttp2-server
   # shellcheck disable=SC2086
   [ "$what" != all ] || debian $test_packages
   venv build/venv tools/requirements.txt
@@ -86,7 +90,7 @@ run | bench | all)
   fi
   ;;
 *)
-  sed -n 's/^# \{0,1\}//p' "$0" | head -n 11
+  sed -n 's/^# \{0,1\}//p' "$0" | head -n 12
   exit 2
   ;;
 esac

@@ -30,5 +30,5 @@ rm "$gen/protoc.pb"
 
 protoc --descriptor_set_in="$gen/api.pb" --plugin=protoc-gen-c="$root/tools/protoc-gen-c" --c_out="$gen" \
   $("$python" "$root/tools/descriptors.py" --list "$gen/api.pb")
-"$python" "$root/tools/gen_api.py" "$gen/api.pb" "$gen/api.c"
+"$python" "$root/tools/gen_api.py" "$gen/api.pb" "$gen/api.c" envgate_api envgate
 "$python" "$root/tools/gen_openapi.py" "$gen/api.pb" "$version" "$gen/openapi.json" "$gen/openapi.c"

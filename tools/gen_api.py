@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes the tables that the gateway is driven by, out of the .proto files.
 
-usage: gen_api.py API_PB OUTPUT_C
+usage: gen_api.py API_PB OUTPUT_C NAME [ERROR_DOMAIN]
 
-API_PB is the FileDescriptorSet of descriptors.py. OUTPUT_C gets
-  rpc_methods[]      every method with its descriptors and google.api.http rule (rpc/rpc.h);
-  rpc_files[], rpc_symbols[], rpc_extensions[]   what reflection answers from (rpc/descriptors.h);
-  message_types[]    every message by full name, for google.protobuf.Any (transcode/transcode.h).
+API_PB is the FileDescriptorSet of descriptors.py. OUTPUT_C gets `const struct rpc_api NAME` (rpc/rpc.h), which has
+  methods            every method with its descriptors and google.api.http rule;
+  files, symbols, extensions   what reflection answers from (rpc/descriptors.h);
+  types              every message by full name, for google.protobuf.Any (transcode/transcode.h).
 """
 
 import sys
@@ -93,7 +93,7 @@ def extensions_of(file):
 
 
 def write_methods(out, files):
-    out.append("const struct rpc_method rpc_methods[] = {")
+    out.append("static const struct rpc_method methods[] = {")
     for file in files:
         for service in file.service:
             for method in service.method:
@@ -116,18 +116,18 @@ def write_methods(out, files):
                     f"    .http_response_body = {c_string(response_body)},",
                     "  },",
                 ]
-    out += ["};", "const int rpc_method_count = (int)(sizeof rpc_methods / sizeof *rpc_methods);", ""]
+    out += ["};", ""]
 
 
 def write_message_types(out, files):
-    out.append("const ProtobufCMessageDescriptor *const message_types[] = {")
+    out.append("static const ProtobufCMessageDescriptor *const types[] = {")
     found = []
     for file in files:
         for name, message in messages_of(file.package, file.message_type):
             if not message.options.map_entry:
                 found.append(name)
     out += [f"  &{c_descriptor(name)}," for name in sorted(found)]
-    out += ["};", "const size_t message_type_count = sizeof message_types / sizeof *message_types;", ""]
+    out += ["};", ""]
 
 
 def write_files(out, files):
@@ -147,22 +147,43 @@ def write_files(out, files):
             out.append(f"static const int imports_{i}[] = {{{', '.join(map(str, imports))}}};")
         table = f"imports_{i}" if imports else "NULL"
         rows.append(f"  {{{c_string(file.name)}, file_{i}, sizeof file_{i}, {table}, {len(imports)}}},")
-    out += ["", "const struct rpc_file rpc_files[] = {", *rows, "};"]
-    out += ["const int rpc_file_count = (int)(sizeof rpc_files / sizeof *rpc_files);", ""]
+    out += ["", "static const struct rpc_file files[] = {", *rows, "};", ""]
 
     symbols = sorted((symbol, place[file.name]) for file in files for symbol in symbols_of(file))
-    out.append("const struct rpc_symbol rpc_symbols[] = {")
+    out.append("static const struct rpc_symbol symbols[] = {")
     out += [f"  {{{c_string(symbol)}, {file}}}," for symbol, file in symbols]
-    out += ["};", "const int rpc_symbol_count = (int)(sizeof rpc_symbols / sizeof *rpc_symbols);", ""]
+    out += ["};", ""]
 
     extensions = sorted((extendee, number, place[file.name]) for file in files for extendee, number in extensions_of(file))
-    out.append("const struct rpc_extension rpc_extensions[] = {")
+    # A table in C has one row at least; its count says that it is none.
+    out.append(f"static const struct rpc_extension extensions[{max(1, len(extensions))}] = {{")
     out += [f"  {{{c_string(extendee)}, {number}, {file}}}," for extendee, number, file in extensions]
-    out += ["};", "const int rpc_extension_count = (int)(sizeof rpc_extensions / sizeof *rpc_extensions);", ""]
+    out += ["};", ""]
+    return len(extensions)
+
+
+def write_api(out, name, domain, extensions):
+    out += [
+        f"extern const struct rpc_api {name};",
+        f"const struct rpc_api {name} = {{",
+        "  .methods = methods,",
+        "  .method_count = (int)(sizeof methods / sizeof *methods),",
+        "  .types = {types, sizeof types / sizeof *types},",
+        f"  .error_domain = {c_string(domain)},",
+        "  .files = files,",
+        "  .file_count = (int)(sizeof files / sizeof *files),",
+        "  .symbols = symbols,",
+        "  .symbol_count = (int)(sizeof symbols / sizeof *symbols),",
+        "  .extensions = extensions,",
+        f"  .extension_count = {extensions},",
+        "};",
+        "",
+    ]
 
 
 def main():
-    source, target = sys.argv[1:]
+    source, target, name = sys.argv[1:4]
+    domain = sys.argv[4] if len(sys.argv) > 4 else None
     api = descriptor_pb2.FileDescriptorSet()
     with open(source, "rb") as f:
         api.ParseFromString(f.read())
@@ -172,7 +193,7 @@ def main():
     out += ['#include "rpc/descriptors.h"', '#include "rpc/rpc.h"', '#include "transcode/transcode.h"', ""]
     write_methods(out, api.file)
     write_message_types(out, api.file)
-    write_files(out, api.file)
+    write_api(out, name, domain, write_files(out, api.file))
     with open(target, "w", encoding="utf-8") as f:
         f.write("\n".join(out))
 

@@ -90,6 +90,29 @@ ERROR = {
     "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
 }
 
+# google.rpc.Code by the HTTP status that it has over REST.
+HTTP_STATUS = {
+    "INVALID_ARGUMENT": 400,
+    "FAILED_PRECONDITION": 400,
+    "OUT_OF_RANGE": 400,
+    "UNAUTHENTICATED": 401,
+    "PERMISSION_DENIED": 403,
+    "NOT_FOUND": 404,
+    "ABORTED": 409,
+    "ALREADY_EXISTS": 409,
+    "RESOURCE_EXHAUSTED": 429,
+    "UNKNOWN": 500,
+    "INTERNAL": 500,
+    "DATA_LOSS": 500,
+    "UNIMPLEMENTED": 501,
+    "UNAVAILABLE": 503,
+    "DEADLINE_EXCEEDED": 504,
+}
+# What every method may answer: a malformed request, a limit of size or memory, a fault, a shutdown, timeout_s; and those with a body, for
+# what comes as one: too large, of another content type.
+ALWAYS = {400, 429, 500, 503, 504}
+WITH_BODY = {413, 415}
+
 TEXT = {"text/plain": {"schema": {"type": "string"}}}
 
 # The gateway's own paths (front/http_routes.c): summary and responses.
@@ -129,7 +152,10 @@ class Generator:
         self.messages = {}  # full name with a leading dot → (message, comments, path)
         self.enums = {}
         self.schemas = dict(FIXED_SCHEMAS)
+        self.methods = {}  # name → comment
         for file in files:
+            for i, service in enumerate(file.service):
+                self.methods |= {method.name: Comments(file).get(6, i, 2, k) for k, method in enumerate(service.method)}
             self.index(f".{file.package}", file.message_type, file.enum_type, Comments(file), (), (4, 5))
 
     def index(self, scope, messages, enums, comments, path, tags):
@@ -279,6 +305,14 @@ class Generator:
             "content": {"application/x-ndjson" if method.server_streaming else "application/json": {"schema": schema}},
         }
 
+    def error_statuses(self, description, seen=()):
+        """What a method's comment names: codes, and other methods by "as for Step" or "those of CreateSession"."""
+        found = {HTTP_STATUS[word] for word in re.findall(r"[A-Z_]+", description) if word in HTTP_STATUS}
+        for other in re.findall(r"(?:as for|those of) ([A-Z]\w+)", description):
+            if other not in seen:
+                found |= self.error_statuses(self.methods[other], (*seen, other))
+        return found
+
     def operation(self, service, method, description):
         verb, template, rule_body, response_body = gen_api.http_rule(method)
         path, path_fields, in_path = self.split_path(template)
@@ -293,7 +327,9 @@ class Generator:
             operation["parameters"] = parameters
         if rule_body:
             operation["requestBody"] = self.body(method, rule_body, path_fields)
-        operation["responses"] = {"200": self.reply(method, response_body), "default": {"$ref": "#/components/responses/Error"}}
+        errors = self.error_statuses(description) | ALWAYS | (WITH_BODY if rule_body else set())
+        operation["responses"] = {"200": self.reply(method, response_body)}
+        operation["responses"] |= {str(status): {"$ref": "#/components/responses/Error"} for status in sorted(errors)}
         return path, verb.lower(), operation
 
     def document(self, files, version):

@@ -6,10 +6,12 @@
 // An item that ends leaves its result, ready to be encoded, in its part. Bytes of workers' messages are counted references, which are for one thread:
 // parts that travel take copies, the own part takes references.
 #include "api/batch.h"
+#include "api/api.h"
 
 #include <assert.h>
 #include <stdlib.h>
 
+#include "api/api.h"
 #include "api/episodes.h"
 #include "config/config.h"
 

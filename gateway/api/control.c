@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the methods that look after workers share, and Preload.
 #include "api/control.h"
+#include "api/api.h"
 
 #include <stdlib.h>
 

@@ -32,12 +32,12 @@ static const char *service_of(const struct call *c)
   return ((const request *)(const void *)c->request)->service;
 }
 
-static bool known(const char *service)
+static bool known(const struct rpc_api *api, const char *service)
 {
   if (!service[0])
     return true;
-  for (int i = 0; i < rpc_method_count; i++)
-    if (strcmp(rpc_methods[i].service, service) == 0)
+  for (int i = 0; i < api->method_count; i++)
+    if (strcmp(api->methods[i].service, service) == 0)
       return true;
   return false;
 }
@@ -66,7 +66,7 @@ static status status_of(struct reactor *r, const char *service)
   int env = environment_of(r->config, service);
   if (env >= 0)
     return environment_status(r, env);
-  if (!known(service))
+  if (!known(rpc_api(r), service))
     return STATUS(SERVICE_UNKNOWN);
   return r->health->serving ? STATUS(SERVING) : STATUS(NOT_SERVING);
 }
@@ -87,10 +87,9 @@ static void check(struct call *c)
 
 // --- List ----------------------------------------------------------------------------------------------------------------------------------
 
-// Methods of a service stand together in rpc_methods.
-static bool first_of_service(int i)
+static bool first_of_service(const struct rpc_api *api, int i)
 {
-  return i == 0 || strcmp(rpc_methods[i].service, rpc_methods[i - 1].service) != 0;
+  return i == 0 || strcmp(api->methods[i].service, api->methods[i - 1].service) != 0;
 }
 
 static bool add_entry(list_response *reply, const char *service, status value, struct arena *a)
@@ -121,13 +120,14 @@ static bool add_environments(struct call *c, list_response *reply)
 
 static void list(struct call *c)
 {
+  const struct rpc_api *api = rpc_api(c->owner);
   list_response reply = GRPC__HEALTH__V1__HEALTH_LIST_RESPONSE__INIT;
   status gateway = status_of(c->owner, "");
-  reply.statuses = arena_alloc(&c->arena, ((size_t)rpc_method_count + c->owner->config->n_envs + 1) * sizeof(list_entry *));
+  reply.statuses = arena_alloc(&c->arena, ((size_t)api->method_count + c->owner->config->n_envs + 1) * sizeof(list_entry *));
   bool ok = reply.statuses && add_entry(&reply, "", gateway, &c->arena);
-  for (int i = 0; ok && i < rpc_method_count; i++)
-    if (first_of_service(i))
-      ok = add_entry(&reply, rpc_methods[i].service, gateway, &c->arena);
+  for (int i = 0; ok && i < api->method_count; i++)
+    if (first_of_service(api, i))
+      ok = add_entry(&reply, api->methods[i].service, gateway, &c->arena);
   ok = ok && add_environments(c, &reply);
   struct err e;
   if (!ok)

@@ -6,7 +6,6 @@
 
 #include "grpc/reflection/v1/reflection.pb-c.h"
 #include "grpc/reflection/v1alpha/reflection.pb-c.h"
-#include "rpc/descriptors.h"
 
 typedef Grpc__Reflection__V1__ServerReflectionRequest request;
 typedef Grpc__Reflection__V1alpha__ServerReflectionRequest request_alpha;
@@ -21,7 +20,8 @@ enum { REPLY_MAX = 1 << 20 }; // memory for one reply's structs; the files thems
 
 // A call's state: which files its caller has.
 struct files_sent {
-  bool *file; // by place in rpc_files
+  const struct rpc_api *api;
+  bool *file; // by place in its files
 };
 
 // protobuf-c's members are not const, and it never writes to what it packs.
@@ -47,9 +47,10 @@ static bool answer_file(response *to, int file, struct files_sent *sent, struct 
 {
   if (file < 0)
     return answer_error(to, CODE_NOT_FOUND, "there is no such file, symbol or extension here", a);
+  const struct rpc_api *api = sent->api;
   Grpc__Reflection__V1__FileDescriptorResponse *files = arena_alloc(a, sizeof *files);
-  bool *wanted = arena_alloc(a, (size_t)rpc_file_count * sizeof *wanted);
-  ProtobufCBinaryData *bytes = arena_alloc(a, (size_t)rpc_file_count * sizeof *bytes);
+  bool *wanted = arena_alloc(a, (size_t)api->file_count * sizeof *wanted);
+  ProtobufCBinaryData *bytes = arena_alloc(a, (size_t)api->file_count * sizeof *bytes);
   if (!files || !wanted || !bytes)
     return false;
   grpc__reflection__v1__file_descriptor_response__init(files);
@@ -59,22 +60,22 @@ static bool answer_file(response *to, int file, struct files_sent *sent, struct 
   for (int i = file; i >= 0; i--) {
     if (!wanted[i])
       continue;
-    for (int k = 0; k < rpc_files[i].import_count; k++)
-      wanted[rpc_files[i].imports[k]] = true;
+    for (int k = 0; k < api->files[i].import_count; k++)
+      wanted[api->files[i].imports[k]] = true;
     if (i != file && sent->file[i])
       continue;
     sent->file[i] = true;
-    bytes[files->n_file_descriptor_proto++] = (ProtobufCBinaryData){rpc_files[i].n, UNCONST(uint8_t, rpc_files[i].bytes)};
+    bytes[files->n_file_descriptor_proto++] = (ProtobufCBinaryData){api->files[i].n, UNCONST(uint8_t, api->files[i].bytes)};
   }
   to->message_response_case = ANSWERS(FILE_DESCRIPTOR_RESPONSE);
   to->file_descriptor_response = files;
   return true;
 }
 
-static int file_by_name(const char *name)
+static int file_by_name(const struct rpc_api *api, const char *name)
 {
-  for (int i = 0; i < rpc_file_count; i++)
-    if (strcmp(rpc_files[i].name, name) == 0)
+  for (int i = 0; i < api->file_count; i++)
+    if (strcmp(api->files[i].name, name) == 0)
       return i;
   return -1;
 }
@@ -84,55 +85,55 @@ static int by_name(const void *name, const void *symbol)
   return strcmp(name, ((const struct rpc_symbol *)symbol)->name);
 }
 
-static int file_by_symbol(const char *name)
+static int file_by_symbol(const struct rpc_api *api, const char *name)
 {
-  const struct rpc_symbol *found = bsearch(name, rpc_symbols, (size_t)rpc_symbol_count, sizeof *rpc_symbols, by_name);
+  const struct rpc_symbol *found = bsearch(name, api->symbols, (size_t)api->symbol_count, sizeof *api->symbols, by_name);
   return found ? found->file : -1;
 }
 
-static int file_by_extension(const extension_request *ask)
+static int file_by_extension(const struct rpc_api *api, const extension_request *ask)
 {
-  for (int i = 0; i < rpc_extension_count; i++)
-    if (rpc_extensions[i].number == ask->extension_number && strcmp(rpc_extensions[i].extended, ask->containing_type) == 0)
-      return rpc_extensions[i].file;
+  for (int i = 0; i < api->extension_count; i++)
+    if (api->extensions[i].number == ask->extension_number && strcmp(api->extensions[i].extended, ask->containing_type) == 0)
+      return api->extensions[i].file;
   return -1;
 }
 
-static bool answer_extensions(response *to, const char *type, struct arena *a)
+static bool answer_extensions(response *to, const struct rpc_api *api, const char *type, struct arena *a)
 {
-  if (file_by_symbol(type) < 0)
+  if (file_by_symbol(api, type) < 0)
     return answer_error(to, CODE_NOT_FOUND, "there is no such type here", a);
   Grpc__Reflection__V1__ExtensionNumberResponse *numbers = arena_alloc(a, sizeof *numbers);
-  int32_t *number = arena_alloc(a, ((size_t)rpc_extension_count + 1) * sizeof *number);
+  int32_t *number = arena_alloc(a, ((size_t)api->extension_count + 1) * sizeof *number);
   if (!numbers || !number)
     return false;
   grpc__reflection__v1__extension_number_response__init(numbers);
   numbers->base_type_name = UNCONST(char, type);
   numbers->extension_number = number;
-  for (int i = 0; i < rpc_extension_count; i++)
-    if (strcmp(rpc_extensions[i].extended, type) == 0)
-      number[numbers->n_extension_number++] = rpc_extensions[i].number;
+  for (int i = 0; i < api->extension_count; i++)
+    if (strcmp(api->extensions[i].extended, type) == 0)
+      number[numbers->n_extension_number++] = api->extensions[i].number;
   to->message_response_case = ANSWERS(ALL_EXTENSION_NUMBERS_RESPONSE);
   to->all_extension_numbers_response = numbers;
   return true;
 }
 
-static bool answer_services(response *to, struct arena *a)
+static bool answer_services(response *to, const struct rpc_api *api, struct arena *a)
 {
   Grpc__Reflection__V1__ListServiceResponse *services = arena_alloc(a, sizeof *services);
-  Grpc__Reflection__V1__ServiceResponse **all = arena_alloc(a, (size_t)rpc_method_count * sizeof *all);
+  Grpc__Reflection__V1__ServiceResponse **all = arena_alloc(a, (size_t)api->method_count * sizeof *all);
   if (!services || !all)
     return false;
   grpc__reflection__v1__list_service_response__init(services);
   services->service = all;
-  for (int i = 0; i < rpc_method_count; i++) {
-    if (i > 0 && strcmp(rpc_methods[i].service, rpc_methods[i - 1].service) == 0)
+  for (int i = 0; i < api->method_count; i++) {
+    if (i > 0 && strcmp(api->methods[i].service, api->methods[i - 1].service) == 0)
       continue; // methods of a service stand together
     Grpc__Reflection__V1__ServiceResponse *service = arena_alloc(a, sizeof *service);
     if (!service)
       return false;
     grpc__reflection__v1__service_response__init(service);
-    service->name = UNCONST(char, rpc_methods[i].service);
+    service->name = UNCONST(char, api->methods[i].service);
     all[services->n_service++] = service;
   }
   to->message_response_case = ANSWERS(LIST_SERVICES_RESPONSE);
@@ -144,15 +145,15 @@ static bool answer(response *to, const request *ask, struct files_sent *sent, st
 {
   switch (ask->message_request_case) {
   case ASKS(FILE_BY_FILENAME):
-    return answer_file(to, file_by_name(ask->file_by_filename), sent, a);
+    return answer_file(to, file_by_name(sent->api, ask->file_by_filename), sent, a);
   case ASKS(FILE_CONTAINING_SYMBOL):
-    return answer_file(to, file_by_symbol(ask->file_containing_symbol), sent, a);
+    return answer_file(to, file_by_symbol(sent->api, ask->file_containing_symbol), sent, a);
   case ASKS(FILE_CONTAINING_EXTENSION):
-    return answer_file(to, file_by_extension(ask->file_containing_extension), sent, a);
+    return answer_file(to, file_by_extension(sent->api, ask->file_containing_extension), sent, a);
   case ASKS(ALL_EXTENSION_NUMBERS_OF_TYPE):
-    return answer_extensions(to, ask->all_extension_numbers_of_type, a);
+    return answer_extensions(to, sent->api, ask->all_extension_numbers_of_type, a);
   case ASKS(LIST_SERVICES):
-    return answer_services(to, a);
+    return answer_services(to, sent->api, a);
   case GRPC__REFLECTION__V1__SERVER_REFLECTION_REQUEST__MESSAGE_REQUEST__NOT_SET:
   default:
     return answer_error(to, CODE_INVALID_ARGUMENT, "message_request is not set", a);
@@ -171,8 +172,10 @@ static void fail_nomem(struct call *c)
 static void start(struct call *c)
 {
   struct files_sent *sent = arena_alloc(&c->arena, sizeof *sent);
-  if (sent)
-    sent->file = arena_alloc(&c->arena, (size_t)rpc_file_count * sizeof *sent->file);
+  if (sent) {
+    sent->api = rpc_api(c->owner);
+    sent->file = arena_alloc(&c->arena, (size_t)sent->api->file_count * sizeof *sent->file);
+  }
   c->state = sent;
   if (!sent || !sent->file)
     fail_nomem(c);

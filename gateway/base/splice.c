@@ -75,3 +75,20 @@ struct str splices_next(const struct splices *s, struct str own, struct splice_p
   }
   return bytes;
 }
+
+bool splices_join(struct splices *s, struct buf *own)
+{
+  if (!s->n)
+    return true;
+  struct buf whole = {.max = own->max};
+  if (!buf_reserve(&whole, own->n + s->bytes))
+    return false;
+  struct splice_place at = {0};
+  bool piece;
+  for (struct str bytes; (bytes = splices_next(s, buf_view(own), &at, SIZE_MAX, &piece)).n;)
+    buf_add(&whole, bytes.p, bytes.n);
+  buf_free(own);
+  *own = whole;
+  splices_free(s);
+  return true;
+}

@@ -30,6 +30,9 @@ bool splices_add(struct splices *s, size_t at, struct str piece);
 // Lets go of everything and empties it; `min` stays.
 void splices_free(struct splices *s);
 
+// Copies the pieces into the own bytes, and lets go of them. False: out of memory, and nothing has changed.
+bool splices_join(struct splices *s, struct buf *own);
+
 // Where a reader of own bytes and pieces is. Zeroed: at the start.
 struct splice_place {
   size_t own;   // own bytes read

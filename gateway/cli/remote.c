@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "api/api.h"
 #include "cli/plain.h"
 #include "envgate/v1/launch.pb-c.h"
 #include "transcode/transcode.h"
@@ -287,7 +288,7 @@ int remote_end(const struct client *c, enum client_result result, const struct e
 ProtobufCMessage *remote_decode(const ProtobufCMessageDescriptor *type, struct str json, struct arena *a, struct err *e)
 {
   // A newer gateway may say more than this program knows.
-  const struct transcode_options o = {.max_depth = 64, .ignore_unknown = true};
+  const struct transcode_options o = {.max_depth = 64, .types = &envgate_api.types, .ignore_unknown = true};
   struct err why;
   ProtobufCMessage *m = json_decode(type, json, &o, a, &why);
   if (!m)

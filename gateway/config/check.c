@@ -2,6 +2,7 @@
 #include "config/check.h"
 
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 // Header fields that the HTTP and WebSocket clients write themselves.
@@ -150,6 +151,36 @@ static void check_uv(struct env_config *env, const struct given *given, struct r
   merge_extra_env(env, r);
 }
 
+// The image of a Space. NULL: out of memory.
+static char *hub_image(const char *space, const char *tag)
+{
+  char *image = NULL;
+  if (asprintf(&image, "registry.hf.space/%s:%s", space, tag) < 0)
+    return NULL;
+  for (char *p = image + strlen("registry.hf.space/"), *end = p + strlen(space); p < end; p++) {
+    if (*p >= 'A' && *p <= 'Z')
+      *p = (char)(*p - 'A' + 'a');
+    else if (!(*p >= 'a' && *p <= 'z') && !(*p >= '0' && *p <= '9'))
+      *p = '-';
+  }
+  return image;
+}
+
+static void check_docker(struct env_config *env, const struct given *given, struct report *r)
+{
+  if (!was_given(given, "docker", "image") && !was_given(given, "docker", "space"))
+    report_add(r, "docker", "must have an image or a space");
+  if (was_given(given, "docker", "tag") && (env->image || !was_given(given, "docker", "space")))
+    report_add(r, "docker.tag", "goes with a space; an image has its tag in its name");
+  if (env->pass_env.n)
+    report_add(r, "pass_env", "does not belong to the provider docker; say it in env_vars, as {\"NAME\": {\"env\": \"NAME\"}}");
+  if (env->image || !env->docker_space || !env->docker_tag)
+    return;
+  env->image = hub_image(env->docker_space, env->docker_tag);
+  if (!env->image)
+    r->failed = true;
+}
+
 static void check_headers(const struct env_config *env, struct report *r)
 {
   for (size_t i = 0; i < env->headers.n; i++) {
@@ -185,8 +216,8 @@ void check_environment(struct env_config *env, const struct given *given, struct
     check_process(env, r);
   else if (strcmp(name, "uv") == 0)
     check_uv(env, given, r);
-  else if (strcmp(name, "docker") == 0 && env->pass_env.n)
-    report_add(r, "pass_env", "does not belong to the provider docker; say it in env_vars, as {\"NAME\": {\"env\": \"NAME\"}}");
+  else if (strcmp(name, "docker") == 0)
+    check_docker(env, given, r);
   if (env->min_workers > env->max_workers)
     report_add(r, "min_workers", "must be at most max_workers (%" PRId64 ")", env->max_workers);
 }

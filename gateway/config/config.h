@@ -49,7 +49,7 @@ struct env_config {
   double lease_s;              // 300; also the most that a caller may ask for
   double idle_timeout_s;       // 0: none
   double step_timeout_s;       // 600: a call that a worker does not answer in that time loses the session
-  double ready_timeout_s;      // 60: from launch to readiness
+  double ready_timeout_s;      // 60: from the start of its process or container to readiness
   double worker_idle_s;        // 30: a launched worker without sessions is stopped after that
   int64_t max_worker_sessions; // 0: no limit; a worker is replaced after so many
   double max_worker_age_s;     // 0: no limit; a worker is replaced after that
@@ -91,17 +91,22 @@ struct env_config {
   struct strings uv_args;      // further arguments of `uv run`
   struct strings server_args;  // further arguments of the server
 
-  // docker
+  // docker: image or space; once it is read, the image is always there
   char *image;
-  int64_t port;                  // the port that the worker listens on in the container; 8000
+  char *docker_space;            // "org/name": its image is registry.hf.space/org-name:tag
+  char *docker_tag;              // "latest"
+  int64_t port;                  // the port that the worker listens on in the container; 0: as the image says
   char *docker_host;             // unix:///var/run/docker.sock
   struct pairs labels;           // beside the gateway's own
   char *network;                 // the network mode or name; NULL: the Engine's default
   bool publish;                  // dial a port published on 127.0.0.1 in place of the container's address
   bool init;                     // true
-  int64_t memory_bytes;          // 0: no limit
+  bool read_only;                // the root file system, but for /tmp
+  struct strings docker_mounts;  // SOURCE:TARGET[:ro]
+  struct strings cap_add;        // capabilities to keep
+  int64_t memory_bytes;          // 4 GiB; 0: no limit
   double cpus;                   // 0: no limit
-  int64_t pids_limit;            // 0: no limit
+  int64_t pids_limit;            // 2048; 0: no limit
   struct strings docker_command; // in place of the image's CMD; empty: the image's
 };
 

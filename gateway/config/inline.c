@@ -166,12 +166,17 @@ static bool name_it(struct env_config *env, const struct inline_source *s, const
   }
   EVP_MD_CTX_free(h);
   free(sorted);
-  env->name = ok ? malloc(sizeof "inline_" + 2 * HASH_BYTES) : NULL;
+  static const char prefix[] = "inline_", hex[] = "0123456789abcdef";
+  env->name = ok ? malloc(sizeof prefix + 2 * HASH_BYTES) : NULL;
   if (!env->name)
     return false;
-  int at = sprintf(env->name, "inline_");
-  for (size_t i = 0; i < HASH_BYTES; i++)
-    at += sprintf(env->name + at, "%02x", digest[i]);
+  memcpy(env->name, prefix, sizeof prefix);
+  char *to = env->name + sizeof prefix - 1;
+  for (size_t i = 0; i < HASH_BYTES; i++) {
+    *to++ = hex[digest[i] >> 4];
+    *to++ = hex[digest[i] & 15];
+  }
+  *to = '\0';
   return true;
 }
 

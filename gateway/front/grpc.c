@@ -6,12 +6,13 @@
 
 #include "front/grpc_internal.h"
 
-bool grpc_front_init(struct reactor *r, struct err *e)
+bool grpc_front_init(struct reactor *r, const struct http_site *site, struct err *e)
 {
   struct grpc_front *f = calloc(1, sizeof *f);
   if (!f)
     return err_nomem(e);
   f->r = r;
+  f->site = site;
   list_init(&f->conns);
   list_init(&f->spare);
   r->grpc_front = f;

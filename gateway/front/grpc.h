@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-// The gRPC front: HTTP/2 connections on one side (nghttp2), calls of rpc/rpc.h on the other. A reactor has one, used by its thread only.
+// The HTTP/2 front: connections on one side (nghttp2), calls of rpc/rpc.h on the other. gRPC has the short way; every other protocol goes by
+// http_request.h, as on HTTP/1. A reactor has one, used by its thread only.
 #ifndef ENVGATE_FRONT_GRPC_H
 #define ENVGATE_FRONT_GRPC_H
 
 #include <stdbool.h>
 
 #include "base/err.h"
+#include "front/http_site.h"
 #include "runtime/reactor.h"
 
-// Makes r->grpc_front. After rpc_init.
-bool grpc_front_init(struct reactor *r, struct err *e);
+// Makes r->grpc_front. After rpc_init; the site must outlive it.
+bool grpc_front_init(struct reactor *r, const struct http_site *site, struct err *e);
 
 // Takes over a connection whose first bytes are HTTP/2's preface; nothing of it has been read. The descriptor is non-blocking. It is counted in
 // the metrics from here on. It is closed even when this returns false: out of memory.

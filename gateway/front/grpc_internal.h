@@ -10,6 +10,7 @@
 #include "base/buf.h"
 #include "base/list.h"
 #include "front/grpc_wire.h"
+#include "front/http_site.h"
 #include "rpc/rpc.h"
 #include "runtime/reactor.h"
 
@@ -18,11 +19,11 @@ enum {
   GRPC_IOVECS = 64,         // pieces of a write
   GRPC_SPENT = 32,          // replies of one write whose bytes are not copied
   GRPC_SPARE_STREAMS = 256, // stream objects kept for reuse by a reactor
-  GRPC_REQUEST_ID = sizeof((struct call){0}.id),
 };
 
 struct grpc_front {
   struct reactor *r;
+  const struct http_site *site;
   struct list conns;
   int count;
   bool draining;
@@ -94,10 +95,13 @@ struct grpc_stream {
   bool ended;                  // after `out` comes the end
   bool piled;                  // the call was told that too much waits, and is to be told when it does no more
   bool given_up;               // reset, for not reading its replies
-  int http_status;             // not 0: the answer is not gRPC, but this status and a text
+  bool gzip;                   // messages may be compressed, and so are replies
   char status[4];              // grpc-status
   struct buf message, details; // grpc-message, grpc-status-details-bin
-  char request_id[GRPC_REQUEST_ID];
+  struct buf trailers;         // the handler's own
+  size_t trailer_count;
+
+  struct grpc_http *web; // not gRPC but another protocol's request; its call is there, not here
 };
 
 // --- grpc_conn.c
@@ -134,6 +138,27 @@ void grpc_stream_resume(struct grpc_stream *s);
 
 // The HTTP/2 stream is gone: cancels the call if it still runs, and frees the stream.
 void grpc_stream_close(struct grpc_stream *s);
+
+// For grpc_http.c. Submits an answer whose body is what is queued until s->ended is set; tells that there is more or that it has ended; queues bytes behind a
+// prefix (NULL: none), with pieces between them (NULL: none) when nothing is queued, which takes both over (false: too many wait, or out of memory); resets the stream when `rv`, of nghttp2's, says failure.
+void grpc_stream_respond(struct grpc_stream *s, const nghttp2_nv *nv, size_t n);
+void grpc_stream_go_on(struct grpc_stream *s);
+bool grpc_stream_queue(struct grpc_stream *s, const uint8_t *prefix, struct buf *out, struct splices *splices);
+void grpc_stream_must(struct grpc_stream *s, int rv);
+
+// --- grpc_http.c: requests that are not gRPC -------------------------------------------------------------------------------------------------
+
+// The headers are complete. Takes over the stream's call.
+void grpc_http_head(struct grpc_stream *s);
+// Answers with an error in place of that.
+void grpc_http_refuse(struct grpc_stream *s, const struct err *e, int status);
+void grpc_http_data(struct grpc_stream *s, struct str bytes);
+void grpc_http_end(struct grpc_stream *s);
+void grpc_http_resume(struct grpc_stream *s);
+void grpc_http_close(struct grpc_stream *s);
+// It has bytes that wait for its replies to go.
+bool grpc_http_held(const struct grpc_stream *s);
+bool grpc_http_busy(const struct grpc_stream *s);
 
 // True for a call that waits for us, or is a stream: silence from its peer is no reason to end it.
 bool grpc_stream_busy(const struct grpc_stream *s);

@@ -2,14 +2,14 @@
 // One gRPC call on its HTTP/2 stream: the request's headers and messages into the call, the call's replies into frames.
 //
 // What goes wrong before the call begins, and the answer to it:
-//   content-type is not gRPC                      HTTP 415 with a text
-//   the verb is not POST                          HTTP 405 with a text
+//   content-type is not gRPC                      it is a request of another protocol (grpc_http.c)
+//   the verb is not POST                          HTTP 405 with an error as REST has it
 //   headers over max_header_bytes                 RESOURCE_EXHAUSTED, MESSAGE_TOO_LARGE
 //   no "te: trailers", a malformed grpc-timeout   INVALID_ARGUMENT, INVALID_REQUEST
-//   a grpc-encoding other than identity           UNIMPLEMENTED, INVALID_REQUEST, with grpc-accept-encoding
+//   a grpc-encoding other than gzip and identity  UNIMPLEMENTED, INVALID_REQUEST, with grpc-accept-encoding
 // and with its messages:
-//   one over max_message_bytes                    RESOURCE_EXHAUSTED, MESSAGE_TOO_LARGE
-//   its compressed flag set                       INTERNAL, INVALID_REQUEST (as gRPC's compression.md has it)
+//   one over max_message_bytes, decompressed      RESOURCE_EXHAUSTED, MESSAGE_TOO_LARGE
+//   its compressed flag set without an encoding   INTERNAL, INVALID_REQUEST (as gRPC's compression.md has it)
 //   the last one cut off                          INVALID_ARGUMENT, INVALID_REQUEST
 #include <stdio.h>
 #include <stdlib.h>
@@ -45,7 +45,7 @@ static nghttp2_session *session(struct grpc_stream *s)
 }
 
 // A submit fails when out of memory only. Then the peer must not wait forever.
-static void must(struct grpc_stream *s, int rv)
+void grpc_stream_must(struct grpc_stream *s, int rv)
 {
   if (rv)
     nghttp2_submit_rst_stream(session(s), NGHTTP2_FLAG_NONE, s->id, NGHTTP2_INTERNAL_ERROR);
@@ -59,7 +59,8 @@ static size_t queued(const struct grpc_stream *s)
   return (GRPC_PREFIX - s->prefix_at) + s->left;
 }
 
-enum { MAX_TRAILERS = 3 };
+// Fields that we put ourselves: of a head, and of trailers.
+enum { MAX_HEAD = 5, MAX_TRAILERS = 3 };
 
 static size_t put_trailers(const struct grpc_stream *s, nghttp2_nv *nv)
 {
@@ -72,10 +73,48 @@ static size_t put_trailers(const struct grpc_stream *s, nghttp2_nv *nv)
   return n;
 }
 
+static size_t put_own(const struct headers *h, nghttp2_nv *nv)
+{
+  for (size_t i = 0; i < h->n; i++)
+    nv[i] = (nghttp2_nv){(uint8_t *)(uintptr_t)h->at[i].name.p, (uint8_t *)(uintptr_t)h->at[i].value.p, h->at[i].name.n, h->at[i].value.n,
+                         NGHTTP2_NV_FLAG_NONE};
+  return h->n;
+}
+
+// The trailers that a handler added are kept, each as name and value with NUL behind, until the messages before them are gone.
+static bool keep_trailers(struct grpc_stream *s, const struct call *c)
+{
+  const struct headers *own = &c->extra->trailers;
+  for (size_t i = 0; i < own->n; i++)
+    if (!buf_add(&s->trailers, own->at[i].name.p, own->at[i].name.n + 1) || !buf_add(&s->trailers, own->at[i].value.p, own->at[i].value.n + 1))
+      return false;
+  s->trailer_count = own->n;
+  return true;
+}
+
+static int submit_trailers(nghttp2_session *h2, const struct grpc_stream *s)
+{
+  nghttp2_nv ours[MAX_TRAILERS], *nv = ours;
+  if (s->trailer_count && !(nv = malloc((MAX_TRAILERS + s->trailer_count) * sizeof *nv)))
+    return NGHTTP2_ERR_NOMEM;
+  size_t n = put_trailers(s, nv);
+  const char *p = s->trailers.p;
+  for (size_t i = 0; i < s->trailer_count; i++) {
+    size_t name = strlen(p), value = strlen(p + name + 1);
+    nv[n++] = (nghttp2_nv){(uint8_t *)(uintptr_t)p, (uint8_t *)(uintptr_t)(p + name + 1), name, value, NGHTTP2_NV_FLAG_NONE};
+    p += name + value + 2;
+  }
+  int rv = nghttp2_submit_trailer(h2, s->id, nv, n);
+  if (nv != ours)
+    free(nv);
+  return rv;
+}
+
 // nghttp2 asks how many of up to `room` bytes go into the next frame; grpc_stream_next gives them.
 static ssize_t on_read(nghttp2_session *h2, int32_t id, uint8_t *to, size_t room, uint32_t *flags, nghttp2_data_source *source, void *ctx)
 {
   struct grpc_stream *s = source->ptr;
+  (void)id;
   (void)to;
   (void)ctx;
   size_t all = queued(s), n = all < room ? all : room;
@@ -85,10 +124,9 @@ static ssize_t on_read(nghttp2_session *h2, int32_t id, uint8_t *to, size_t room
   if (!s->ended)
     return n ? (ssize_t)n : NGHTTP2_ERR_DEFERRED;
   *flags |= NGHTTP2_DATA_FLAG_EOF;
-  if (!s->http_status) {
+  if (!s->web) {
     *flags |= NGHTTP2_DATA_FLAG_NO_END_STREAM;
-    nghttp2_nv nv[MAX_TRAILERS];
-    if (nghttp2_submit_trailer(h2, id, nv, put_trailers(s, nv)))
+    if (submit_trailers(h2, s))
       return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE; // the stream is reset
   }
   return (ssize_t)n;
@@ -111,7 +149,8 @@ struct str grpc_stream_next(struct grpc_stream *s, size_t n, bool *lasting)
 void grpc_stream_taken(struct grpc_stream *s)
 {
   s->conn->took_large = s->conn->took_large || s->large;
-  if ((s->held.n && queued(s) < REPLIES_HIGH) || (s->piled && queued(s) < CALL_BACKLOG_LOW))
+  bool held = s->held.n || (s->web && grpc_http_held(s));
+  if ((held && queued(s) < REPLIES_HIGH) || (s->piled && queued(s) < CALL_BACKLOG_LOW))
     s->conn->unheld = true;
   if (queued(s))
     return;
@@ -120,101 +159,120 @@ void grpc_stream_taken(struct grpc_stream *s)
   s->at = (struct splice_place){0};
 }
 
-static size_t put_head(const struct grpc_stream *s, nghttp2_nv *nv)
+static size_t put_head(const struct grpc_stream *s, const struct call *c, nghttp2_nv *nv)
 {
   size_t n = 0;
   nv[n++] = NV_STATIC(":status", "200");
   nv[n++] = NV_STATIC("content-type", s->codec == CODEC_JSON ? "application/grpc+json" : "application/grpc");
+  if (s->gzip)
+    nv[n++] = NV_STATIC("grpc-encoding", "gzip");
   // Never the same twice, so it must not push others out of the header table.
-  nv[n++] = NV_COPY("x-request-id", s->request_id, NGHTTP2_NV_FLAG_NO_INDEX);
+  nv[n++] = NV_COPY("x-request-id", c->id, NGHTTP2_NV_FLAG_NO_INDEX);
+  if (c->extra)
+    n += put_own(&c->extra->head, nv + n);
   return n;
 }
 
+// Room for a head and what a handler added to it and to the trailers. NULL: out of memory.
+static nghttp2_nv *room_for(struct call *c, nghttp2_nv *ours, size_t n)
+{
+  return c->extra ? arena_alloc(&c->arena, (n + c->extra->head.n + c->extra->trailers.n) * sizeof *ours) : ours;
+}
+
+void grpc_stream_respond(struct grpc_stream *s, const nghttp2_nv *nv, size_t n)
+{
+  s->headed = true;
+  nghttp2_data_provider from = {.source.ptr = s, .read_callback = on_read};
+  grpc_stream_must(s, nghttp2_submit_response(session(s), s->id, nv, n, &from));
+}
+
+void grpc_stream_go_on(struct grpc_stream *s)
+{
+  nghttp2_session_resume_data(session(s), s->id); // fails when it does not wait for it: no matter
+  grpc_conn_touch(s->conn);
+}
+
 // Sees to it that what is queued goes out: headers first, if they have not.
-static void send_replies(struct grpc_stream *s)
+static void send_replies(struct grpc_stream *s, struct call *c)
 {
   if (s->headed) {
-    nghttp2_session_resume_data(session(s), s->id); // fails when it does not wait for it: no matter
-    grpc_conn_touch(s->conn);
+    grpc_stream_go_on(s);
     return;
   }
-  s->headed = true;
-  nghttp2_nv nv[3];
-  nghttp2_data_provider from = {.source.ptr = s, .read_callback = on_read};
-  must(s, nghttp2_submit_response(session(s), s->id, nv, put_head(s, nv), &from));
+  nghttp2_nv ours[MAX_HEAD], *nv = room_for(c, ours, MAX_HEAD);
+  if (nv)
+    grpc_stream_respond(s, nv, put_head(s, c, nv));
+  else
+    grpc_stream_must(s, NGHTTP2_ERR_NOMEM);
 }
 
 // An end without messages is one HEADERS frame.
-static void send_trailers_only(struct grpc_stream *s)
+static void send_trailers_only(struct grpc_stream *s, struct call *c)
 {
   s->headed = true;
-  nghttp2_nv nv[3 + 1 + MAX_TRAILERS];
-  size_t n = put_head(s, nv);
+  nghttp2_nv ours[MAX_HEAD + MAX_TRAILERS], *nv = room_for(c, ours, MAX_HEAD + MAX_TRAILERS);
+  if (!nv) {
+    grpc_stream_must(s, NGHTTP2_ERR_NOMEM);
+    return;
+  }
+  size_t n = put_head(s, c, nv);
   if (strcmp(s->status, "12") == 0)
-    nv[n++] = NV_STATIC("grpc-accept-encoding", "identity"); // for UNIMPLEMENTED, which may be about it
+    nv[n++] = NV_STATIC("grpc-accept-encoding", "gzip,identity"); // for UNIMPLEMENTED, which may be about it
   n += put_trailers(s, nv + n);
-  must(s, nghttp2_submit_response(session(s), s->id, nv, n, NULL));
+  if (c->extra)
+    n += put_own(&c->extra->trailers, nv + n);
+  grpc_stream_must(s, nghttp2_submit_response(session(s), s->id, nv, n, NULL));
 }
 
-static void send_plain(struct grpc_stream *s, const struct err *e)
+bool grpc_stream_queue(struct grpc_stream *s, const uint8_t *prefix, struct buf *out, struct splices *splices)
 {
-  s->prefix_at = GRPC_PREFIX;
-  s->headed = s->ended = true;
-  if (!buf_printf(&s->out, "%s\n", e->msg))
+  if (!queued(s)) { // the usual case: no copy
+    if (prefix) {
+      memcpy(s->prefix, prefix, sizeof s->prefix);
+      s->prefix_at = 0;
+    }
+    size_t max = out->max;
     buf_free(&s->out);
-  s->left = s->out.n;
-  char status[12];
-  snprintf(status, sizeof status, "%d", s->http_status);
-  nghttp2_nv nv[] = {
-      NV_COPY(":status", status, 0), NV_STATIC("content-type", "text/plain; charset=utf-8"),
-      NV_COPY("x-request-id", s->request_id, NGHTTP2_NV_FLAG_NO_INDEX), NV_STATIC("allow", "POST"), // the last, for 405 only
-  };
-  size_t n = sizeof nv / sizeof *nv - (s->http_status == 405 ? 0 : 1);
-  nghttp2_data_provider from = {.source.ptr = s, .read_callback = on_read};
-  must(s, nghttp2_submit_response(session(s), s->id, nv, n, &from));
-}
-
-// Takes the bytes of `out` and the pieces between them, when nothing is queued. False: it can't be sent.
-static bool queue_first(struct grpc_stream *s, struct buf *out, struct splices *splices)
-{
-  if (!grpc_prefix(s->prefix, out->n + splices->bytes))
-    return false;
-  s->prefix_at = 0;
-  size_t max = out->max;
-  buf_free(&s->out);
-  s->out = *out;
-  s->out.max = 0;
-  *out = (struct buf){.max = max};
-  s->splices = *splices;
-  *splices = (struct splices){0};
-  s->at = (struct splice_place){0};
-  s->left = s->out.n + s->splices.bytes;
-  s->large = s->left >= FLOW_LARGE;
-  return true;
-}
-
-// Queues a message; takes its bytes. False: it can't be sent.
-static bool queue(struct grpc_stream *s, struct buf *out, struct splices *splices)
-{
-  if (!queued(s)) // the usual case: no copy
-    return queue_first(s, out, splices);
-  uint8_t prefix[GRPC_PREFIX]; // of a stream's message: it has no pieces
-  if (!grpc_prefix(prefix, out->n))
-    return false;
+    s->out = *out;
+    s->out.max = 0;
+    *out = (struct buf){.max = max};
+    if (splices) {
+      s->splices = *splices;
+      *splices = (struct splices){0};
+    }
+    s->at = (struct splice_place){0};
+    s->left = s->out.n + s->splices.bytes;
+    s->large = s->left >= FLOW_LARGE;
+    return true;
+  }
   if (queued(s) > REPLIES_MAX)
     return false;
   if (s->at.own > s->out.n / 2) { // not each time: it moves what is left
     buf_consume(&s->out, s->at.own);
     s->at.own = 0;
   }
-  if (!buf_reserve(&s->out, sizeof prefix + out->n))
+  size_t head = prefix ? GRPC_PREFIX : 0;
+  if (!buf_reserve(&s->out, head + out->n))
     return false;
-  buf_add(&s->out, prefix, sizeof prefix);
+  if (prefix)
+    buf_add(&s->out, prefix, GRPC_PREFIX);
   if (out->n)
     buf_add(&s->out, out->p, out->n);
-  s->left += sizeof prefix + out->n;
+  s->left += head + out->n;
   out->n = 0;
   return true;
+}
+
+// Queues a message; takes its bytes. False: it can't be sent.
+static bool queue(struct grpc_stream *s, struct call *c, struct buf *out)
+{
+  uint8_t prefix[GRPC_PREFIX], flags = 0;
+  if (s->gzip) {
+    if (!splices_join(&c->splices, out))
+      return false;
+    grpc_zip(out, &flags);
+  }
+  return grpc_prefix(prefix, flags, out->n + c->splices.bytes) && grpc_stream_queue(s, prefix, out, &c->splices);
 }
 
 // Not by call_cancel, as the handler is at work: it learns it when the stream closes.
@@ -222,18 +280,23 @@ static void give_up(struct grpc_stream *s, struct buf *out)
 {
   out->n = 0;
   s->given_up = true;
-  must(s, nghttp2_submit_rst_stream(session(s), NGHTTP2_FLAG_NONE, s->id, NGHTTP2_ENHANCE_YOUR_CALM));
+  grpc_stream_must(s, nghttp2_submit_rst_stream(session(s), NGHTTP2_FLAG_NONE, s->id, NGHTTP2_ENHANCE_YOUR_CALM));
+}
+
+static void on_call_head(struct call *c)
+{
+  struct grpc_stream *s = c->front_ctx;
+  if (!s->given_up)
+    send_replies(s, c);
 }
 
 static void on_call_message(struct call *c, struct buf *out)
 {
   struct grpc_stream *s = c->front_ctx;
-  if (!s->headed)
-    memcpy(s->request_id, c->id, sizeof s->request_id);
   if (s->given_up) {
     out->n = 0;
-  } else if (queue(s, out, &c->splices)) {
-    send_replies(s);
+  } else if (queue(s, c, out)) {
+    send_replies(s, c);
     s->piled |= queued(s) >= CALL_BACKLOG_HIGH;
     call_backlog(c, queued(s));
   } else {
@@ -241,7 +304,7 @@ static void on_call_message(struct call *c, struct buf *out)
   }
 }
 
-static void set_status(struct grpc_stream *s, const struct err *e)
+static void set_status(struct grpc_stream *s, const struct call *c, const struct err *e)
 {
   unsigned code = e ? (unsigned)e->code % 100 : 0;
   char *to = s->status;
@@ -254,7 +317,7 @@ static void set_status(struct grpc_stream *s, const struct err *e)
   s->message.max = MESSAGE_MAX;
   grpc_percent_encode(str_c(e->msg), &s->message); // without memory for it, the status alone must do
   struct buf packed = {0};
-  if (rpc_status_pack(e, &packed))
+  if (call_status_pack(c, e, &packed))
     grpc_base64(buf_view(&packed), &s->details);
   buf_free(&packed);
 }
@@ -265,30 +328,29 @@ static void on_call_finish(struct call *c, struct buf *out, const struct err *e)
   s->call = NULL;
   grpc_frames_free(&s->frames);
   buf_free(&s->held);
-  memcpy(s->request_id, c->id, sizeof s->request_id);
   s->conn->active = s->conn->front->r->now;
   flow_complete(s->conn->flow, (uint64_t)s->id);
-  if (s->http_status) {
-    struct err none = {0};
-    send_plain(s, e ? e : &none);
+  set_status(s, c, e);
+  // Clients look for headers where headers are: with some of the handler's own they go apart.
+  if (e && !s->headed && !(c->extra && c->extra->head.n)) {
+    send_trailers_only(s, c);
     return;
   }
-  set_status(s, e);
-  if (e && !s->headed) {
-    send_trailers_only(s);
-    return;
-  }
-  if (!e && !c->method->server_streaming && !queue(s, out, &c->splices)) {
-    must(s, NGHTTP2_ERR_NOMEM);
+  if ((!e && !c->method->server_streaming && !queue(s, c, out)) || (c->extra && !keep_trailers(s, c))) {
+    grpc_stream_must(s, NGHTTP2_ERR_NOMEM);
     return;
   }
   s->ended = true;
-  send_replies(s);
+  send_replies(s, c);
 }
 
-static const struct call_front front = {.message = on_call_message, .finish = on_call_finish};
+static const struct call_front front = {.head = on_call_head, .message = on_call_message, .finish = on_call_finish};
 
 // For calls that end after their stream.
+static void nobody_head(struct call *c)
+{
+  (void)c;
+}
 static void nobody_message(struct call *c, struct buf *out)
 {
   (void)c;
@@ -300,7 +362,7 @@ static void nobody_finish(struct call *c, struct buf *out, const struct err *e)
   (void)out;
   (void)e;
 }
-static const struct call_front nobody = {.message = nobody_message, .finish = nobody_finish};
+static const struct call_front nobody = {.head = nobody_head, .message = nobody_message, .finish = nobody_finish};
 
 // --- the request ---------------------------------------------------------------------------------------------------------------------------
 
@@ -335,11 +397,14 @@ void grpc_stream_close(struct grpc_stream *s)
     call_cancel(c);
   }
   flow_done(s->conn->flow, (uint64_t)s->id);
+  if (s->web)
+    grpc_http_close(s);
   s->conn->active = f->r->now;
   grpc_frames_free(&s->frames);
   buf_free(&s->held);
   buf_free(&s->out);
   grpc_conn_release(f, &s->splices);
+  buf_free(&s->trailers);
   buf_free(&s->message);
   buf_free(&s->details);
   list_remove(&s->link);
@@ -353,6 +418,8 @@ void grpc_stream_close(struct grpc_stream *s)
 
 bool grpc_stream_busy(const struct grpc_stream *s)
 {
+  if (s->web)
+    return grpc_http_busy(s);
   return s->call && s->call->method && (s->request_done || s->call->method->client_streaming);
 }
 
@@ -406,22 +473,6 @@ void grpc_stream_header(struct grpc_stream *s, struct str name, struct str value
   s->headers_lost = !kept;
 }
 
-// What HTTP has to say of the request before gRPC has. Sets http_status and `e`.
-static bool check_http(struct grpc_stream *s, struct err *e)
-{
-  if (!grpc_content_type(call_header(s->call, STR("content-type")), &s->codec)) {
-    s->http_status = 415;
-    return err_set(e, CODE_INVALID_ARGUMENT, REASON_MEDIA_TYPE,
-                   "HTTP/2 speaks gRPC here: content-type must be application/grpc, application/grpc+proto or application/grpc+json. "
-                   "REST and Connect are served over HTTP/1.1.");
-  }
-  if (!str_eq(s->verb, STR("POST"))) {
-    s->http_status = 405;
-    return err_set(e, CODE_INVALID_ARGUMENT, REASON_INVALID_REQUEST, "gRPC calls are POST requests");
-  }
-  return true;
-}
-
 static bool check_head(struct grpc_stream *s, struct err *e)
 {
   struct call *c = s->call;
@@ -431,13 +482,13 @@ static bool check_head(struct grpc_stream *s, struct err *e)
                    s->header_bytes, max);
   if (s->headers_lost)
     return err_nomem(e);
-  if (!check_http(s, e))
-    return false;
   if (!str_ieq(call_header(c, STR("te")), STR("trailers")))
     return err_field(e, REASON_INVALID_REQUEST, "te", "te must be \"trailers\"; a proxy in between may have dropped it");
   struct str encoding = call_header(c, STR("grpc-encoding"));
-  if (encoding.n && !str_eq(encoding, STR("identity")))
-    return err_set(e, CODE_UNIMPLEMENTED, REASON_INVALID_REQUEST, "grpc-encoding must be identity; no compression is supported");
+  s->gzip = str_eq(encoding, STR("gzip"));
+  s->frames.allowed = s->gzip ? GRPC_COMPRESSED : 0;
+  if (encoding.n && !s->gzip && !str_eq(encoding, STR("identity")))
+    return err_set(e, CODE_UNIMPLEMENTED, REASON_INVALID_REQUEST, "grpc-encoding must be gzip or identity");
   struct str timeout = call_header(c, STR("grpc-timeout"));
   nsec ns = NSEC_NEVER;
   if (timeout.n && !grpc_timeout(timeout, &ns))
@@ -453,27 +504,18 @@ void grpc_stream_head(struct grpc_stream *s)
     return;
   s->call->headers = s->headers;
   s->call->header_count = s->header_count;
+  if (!grpc_content_type(call_header(s->call, STR("content-type")), &s->codec)) {
+    grpc_http_head(s);
+    return;
+  }
   struct err e;
   err_clear(&e);
-  if (!check_head(s, &e))
+  if (!str_eq(s->verb, STR("POST"))) {
+    err_set(&e, CODE_INVALID_ARGUMENT, REASON_INVALID_REQUEST, "gRPC calls are POST requests");
+    grpc_http_refuse(s, &e, 405);
+  } else if (!check_head(s, &e)) {
     refuse(s, &e);
-}
-
-static bool next_message(struct grpc_stream *s, struct str *bytes, struct str *message, struct err *e)
-{
-  switch (grpc_frames_next(&s->frames, bytes, message)) {
-  case GRPC_FRAME_MESSAGE:
-    return true;
-  case GRPC_FRAME_NONE:
-    return false;
-  case GRPC_FRAME_TOO_LARGE:
-    return err_set(e, CODE_RESOURCE_EXHAUSTED, REASON_MESSAGE_TOO_LARGE, "the request message is over max_message_bytes (%zu)", s->frames.max);
-  case GRPC_FRAME_COMPRESSED:
-    return err_set(e, CODE_INTERNAL, REASON_INVALID_REQUEST, "a message's compressed flag is set, though grpc-encoding is identity");
-  case GRPC_FRAME_NOMEM:
-    break;
   }
-  return err_nomem(e);
 }
 
 // Hands over messages until none is whole or too many replies wait; what is left then is held.
@@ -483,7 +525,7 @@ static void take(struct grpc_stream *s, struct str bytes)
   struct str m;
   struct err e;
   err_clear(&e);
-  while (s->call && queued(s) < REPLIES_HIGH && next_message(s, &bytes, &m, &e))
+  while (s->call && queued(s) < REPLIES_HIGH && grpc_next_message(&s->frames, &bytes, &m, &e))
     call_message(s->call, m);
   if (s->call && e.code == CODE_OK && bytes.n && !buf_add(&s->held, bytes.p, bytes.n))
     err_nomem(&e);
@@ -507,8 +549,11 @@ static void end_of_messages(struct grpc_stream *s)
 void grpc_stream_data(struct grpc_stream *s, struct str bytes)
 {
   nghttp2_session_consume_connection(session(s), bytes.n);
-  if (!s->call || !bytes.n)
+  if (!s->call || !bytes.n) {
+    if (s->web && bytes.n)
+      grpc_http_data(s, bytes);
     return; // answered already; what comes before the peer knows is dropped
+  }
   s->conn->active = s->conn->front->r->now;
   if (!s->held.n)
     take(s, bytes);
@@ -522,7 +567,9 @@ void grpc_stream_data(struct grpc_stream *s, struct str bytes)
 void grpc_stream_end(struct grpc_stream *s)
 {
   s->request_done = true;
-  if (s->call && !s->held.n)
+  if (s->web)
+    grpc_http_end(s);
+  else if (s->call && !s->held.n)
     end_of_messages(s);
 }
 
@@ -538,6 +585,10 @@ static void tell_drained(struct grpc_stream *s)
 void grpc_stream_resume(struct grpc_stream *s)
 {
   tell_drained(s);
+  if (s->web) {
+    grpc_http_resume(s);
+    return;
+  }
   if (!s->held.n || queued(s) >= REPLIES_HIGH)
     return;
   struct buf held = s->held;

@@ -1,14 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "front/grpc_wire.h"
 
+#include "base/gzip.h"
 #include "base/utf8.h"
+
+// False for "WORD W…": a request target is a path, "*" or a URL, and CONNECT's is a host. What is not there yet is given the benefit of the doubt.
+static bool has_target(struct str first)
+{
+  const char *space = memchr(first.p, ' ', first.n);
+  if (!space || space + 1 == first.p + first.n || str_starts(first, STR("CONNECT ")))
+    return true;
+  char c = space[1], lower = (char)(c | 0x20);
+  return lower < 'a' || lower > 'z' || lower == 'h';
+}
 
 enum grpc_sniff grpc_sniff(struct str first)
 {
   static const char preface[] = "PRI";
   size_t n = first.n < 3 ? first.n : 3;
   if (n && memcmp(first.p, preface, n) != 0)
-    return GRPC_SNIFF_OTHER;
+    return has_target(first) ? GRPC_SNIFF_OTHER : GRPC_SNIFF_NEITHER;
   return n == 3 ? GRPC_SNIFF_HTTP2 : GRPC_SNIFF_MORE;
 }
 
@@ -53,9 +64,11 @@ bool grpc_timeout(struct str value, nsec *timeout)
 bool grpc_content_type(struct str value, enum codec *codec)
 {
   const struct str base = STR("application/grpc");
-  if (value.n < base.n || strncasecmp(value.p, base.p, base.n) != 0)
-    return false;
-  struct str rest = str_skip(value, base.n);
+  return value.n >= base.n && strncasecmp(value.p, base.p, base.n) == 0 && grpc_subtype(str_skip(value, base.n), codec);
+}
+
+bool grpc_subtype(struct str rest, enum codec *codec)
+{
   const char *semicolon = rest.n ? memchr(rest.p, ';', rest.n) : NULL;
   if (semicolon)
     rest.n = (size_t)(semicolon - rest.p);
@@ -72,6 +85,11 @@ bool grpc_content_type(struct str value, enum codec *codec)
   return false;
 }
 
+enum {
+  GZIP_SLACK = 64,     // gzip makes what does not compress so much longer, and a thousandth
+  ZIP_AT_LEAST = 1024, // smaller messages are not worth it
+};
+
 static size_t body_length(const struct grpc_frames *f)
 {
   return (size_t)f->prefix[1] << 24 | (size_t)f->prefix[2] << 16 | (size_t)f->prefix[3] << 8 | f->prefix[4];
@@ -87,10 +105,10 @@ enum grpc_frame grpc_frames_next(struct grpc_frames *f, struct str *in, struct s
     if (f->prefix_n == GRPC_PREFIX)
       f->body.n = 0; // the message before it has been taken by now
   }
-  if (f->prefix[0] != 0)
-    return GRPC_FRAME_COMPRESSED;
+  if (f->prefix[0] & ~f->allowed)
+    return GRPC_FRAME_FLAG;
   size_t length = body_length(f);
-  if (length > f->max)
+  if (length > f->max + (f->prefix[0] & GRPC_COMPRESSED ? f->max / 1024 + GZIP_SLACK : 0))
     return GRPC_FRAME_TOO_LARGE;
   size_t missing = length - f->body.n;
   if (f->body.n == 0 && in->n >= length) { // all of it is here: no copy
@@ -113,17 +131,75 @@ enum grpc_frame grpc_frames_next(struct grpc_frames *f, struct str *in, struct s
   return GRPC_FRAME_MESSAGE;
 }
 
+bool grpc_next_message(struct grpc_frames *f, struct str *in, struct str *message, struct err *e)
+{
+  switch (grpc_frames_next(f, in, message)) {
+  case GRPC_FRAME_MESSAGE:
+    if (!(f->prefix[0] & GRPC_COMPRESSED))
+      return true;
+    buf_free(&f->plain);
+    f->plain.max = f->max;
+    if (!grpc_unzip(*message, &f->plain, e))
+      return false;
+    *message = buf_view(&f->plain);
+    return true;
+  case GRPC_FRAME_NONE:
+    return false;
+  case GRPC_FRAME_TOO_LARGE:
+    return err_set(e, CODE_RESOURCE_EXHAUSTED, REASON_MESSAGE_TOO_LARGE, "the request message is over max_message_bytes (%zu)", f->max);
+  case GRPC_FRAME_FLAG:
+    return err_set(e, CODE_INTERNAL, REASON_INVALID_REQUEST, "a message has flags 0x%02x, of which only 0x%02x may be set here%s", f->prefix[0],
+                   f->allowed, f->allowed ? "" : ": the request declares no compression");
+  case GRPC_FRAME_NOMEM:
+    break;
+  }
+  return err_nomem(e);
+}
+
 void grpc_frames_free(struct grpc_frames *f)
 {
   buf_free(&f->body);
+  buf_free(&f->plain);
   f->prefix_n = 0;
 }
 
-bool grpc_prefix(uint8_t to[GRPC_PREFIX], size_t n)
+bool grpc_unzip(struct str message, struct buf *out, struct err *e)
+{
+  if (!message.n)
+    return true;
+  switch (gzip_inflate(message, out)) {
+  case GZIP_OK:
+    return true;
+  case GZIP_TOO_LARGE:
+    return err_set(e, CODE_RESOURCE_EXHAUSTED, REASON_MESSAGE_TOO_LARGE,
+                   "the request message is over max_message_bytes (%zu) when it is decompressed", out->max);
+  case GZIP_BAD:
+    return err_set(e, CODE_INTERNAL, REASON_INVALID_REQUEST, "a message is said to be compressed by gzip, and is not");
+  case GZIP_NOMEM:
+    break;
+  }
+  return err_nomem(e);
+}
+
+void grpc_zip(struct buf *message, uint8_t *flags)
+{
+  if (message->n < ZIP_AT_LEAST)
+    return;
+  struct buf zipped = {.max = message->max};
+  if (!gzip_deflate(buf_view(message), &zipped)) {
+    buf_free(&zipped);
+    return;
+  }
+  buf_free(message);
+  *message = zipped;
+  *flags |= GRPC_COMPRESSED;
+}
+
+bool grpc_prefix(uint8_t to[GRPC_PREFIX], uint8_t flags, size_t n)
 {
   if (n > UINT32_MAX)
     return false;
-  to[0] = 0;
+  to[0] = flags;
   to[1] = (uint8_t)(n >> 24);
   to[2] = (uint8_t)(n >> 16);
   to[3] = (uint8_t)(n >> 8);

@@ -6,6 +6,9 @@
 // not there at its end waits, and on_request is called again: by each MHD_run at first, as most answers are there soon and taking a connection out
 // of the daemon's epoll set and putting it back costs more than being asked a few times; later, as it is suspended, once the answer is there. One
 // that waits alone is suspended at once: there is little to gain, and the timer for what is asked would wake the thread for it.
+//
+// An answer that comes in pieces is read by on_read, which suspends its connection while there is none. libmicrohttpd sends nothing before it has the
+// whole request, so until then what is answered waits here.
 #include "front/http.h"
 
 #include <limits.h>
@@ -17,22 +20,22 @@
 
 #include "config/config.h"
 #include "front/http_request.h"
+#include "front/http_strict.h"
 #include "runtime/metrics.h"
 
 enum {
-  POOL_SLACK = 8192,       // of a connection's memory, beside a request's header: libmicrohttpd's own structures and the reply's header
-  RUNS_IN_A_ROW = 64,      // before others get their turn
-  ASKED_AT_MOST = 8,       // how often a request that waits is asked for its answer before it is suspended
-  ASKED_FOR_MS = 1,        // a request that waits is suspended when nothing has happened for this long
-  STREAM_BLOCK = 32 << 10, // a piece of a stream as libmicrohttpd sends it
-  STREAM_MAX = 64 << 20,   // bytes of a stream that its caller has not taken; whoever sends it should have stopped long before
-  SWALLOW_FACTOR = 4,      // a body that is too large is read and thrown away up to this many times the limit, so that its sender sees the answer
+  POOL_SLACK = 8192,     // of a connection's memory, beside a request's header: libmicrohttpd's own structures and the reply's header
+  RUNS_IN_A_ROW = 64,    // before others get their turn
+  ASKED_AT_MOST = 8,     // how often a request that waits is asked for its answer before it is suspended
+  ASKED_FOR_MS = 1,      // a request that waits is suspended when nothing has happened for this long
+  READ_BLOCK = 16 << 10, // of an answer in pieces, at a time
+  SWALLOW_FACTOR = 4,    // a body that is too large is read and thrown away up to this many times the limit, so that its sender sees the answer
 };
 
 struct http_front {
   struct reactor *r;
   struct MHD_Daemon *daemon;
-  bool (*ready)(struct reactor *r, struct buf *why);
+  const struct http_site *site;
   struct io *io;       // the daemon's epoll descriptor
   struct timer timer;  // the daemon's next timeout
   struct turn_end run; // runs the daemon at the turn's end
@@ -60,11 +63,19 @@ struct conn {
   bool suspended;
   int asked;  // how often; 0: it does not wait, or is suspended
   bool close; // after the answer
+  int status;
+  struct MHD_Response *response; // the answer, until it is queued
+  struct buf pieces;             // of an answer that comes so, not yet sent
+  size_t pieces_at;
+  bool drained; // suspended, as there are none
+  bool ended;   // there will be no more
+  bool aborted;
   enum stage stage;
   char *target; // of the request line, a copy; kept for reuse
   size_t target_cap;
-  size_t length; // Content-Length; 0: none
-  size_t swallowed;
+  size_t length;    // Content-Length; 0: none
+  size_t received;  // of the body
+  size_t swallowed; // of it, to no use
   struct http_request request;
 };
 
@@ -142,13 +153,7 @@ static bool end_wait(struct conn *conn)
   return true;
 }
 
-static void suspend(struct conn *conn)
-{
-  conn->front->asked -= conn->asked > 0;
-  conn->asked = 0;
-  conn->suspended = true;
-  MHD_suspend_connection(conn->mhd);
-}
+// --- carrying: http_request.h's carrier ------------------------------------------------------------------------------------------------------
 
 static void answered(struct conn *conn)
 {
@@ -159,123 +164,26 @@ static void answered(struct conn *conn)
     turn_end_add(conn->front->r, &conn->front->run);
 }
 
-void http_answer(struct http_request *q, int status, const char *content_type, struct buf *body)
+static bool add_field(struct MHD_Response *response, const struct header *h)
 {
-  q->status = status;
-  q->content_type = content_type;
-  q->reply = *body;
-  *body = (struct buf){.max = body->max};
-  answered(conn_of(q));
+  return MHD_add_response_header(response, h->name.p, h->value.p) == MHD_YES;
 }
 
-void http_answer_static(struct http_request *q, int status, const char *content_type, struct str body)
+// Takes over the response, which may be NULL: then the connection closes without an answer.
+static void set_response(struct conn *conn, const struct http_head *head, struct MHD_Response *response)
 {
-  q->status = status;
-  q->content_type = content_type;
-  q->reply_static = body;
-  answered(conn_of(q));
-}
-
-// --- answers that come in pieces -------------------------------------------------------------------------------------------------------------
-
-static size_t unsent(const struct http_request *q)
-{
-  return q->reply.n - q->reply_at;
-}
-
-// A connection whose stream has nothing to send is suspended.
-static void stream_wake(struct http_request *q)
-{
-  struct conn *conn = conn_of(q);
-  if (conn->stage != STAGE_SENT || !conn->suspended)
-    return;
-  MHD_resume_connection(conn->mhd);
-  end_wait(conn);
-  turn_end_add(conn->front->r, &conn->front->run);
-}
-
-// libmicrohttpd asks for the next bytes.
-static ssize_t on_stream_read(void *ctx, uint64_t at, char *to, size_t room)
-{
-  struct conn *conn = ctx;
-  struct http_request *q = &conn->request;
-  size_t n = unsent(q) < room ? unsent(q) : room;
-  (void)at;
-  if (!n && (q->stream_broken || conn->front->closing))
-    return MHD_CONTENT_READER_END_WITH_ERROR;
-  if (!n && q->stream_ended)
-    return MHD_CONTENT_READER_END_OF_STREAM;
-  if (!n) {
-    conn->front->waiting++;
-    suspend(conn);
-    return 0;
+  bool ok = response;
+  for (size_t i = 0; ok && i < head->n; i++)
+    ok = add_field(response, &head->header[i]);
+  for (size_t i = 0; ok && head->more && i < head->more->n; i++)
+    ok = add_field(response, &head->more->at[i]);
+  if (response && !ok) {
+    MHD_destroy_response(response);
+    response = NULL;
   }
-  memcpy(to, q->reply.p + q->reply_at, n);
-  q->reply_at += n;
-  if (!unsent(q)) {
-    buf_free(&q->reply);
-    q->reply_at = 0;
-  }
-  conn->front->more = true;
-  http_rest_sent(q, unsent(q));
-  return (ssize_t)n;
-}
-
-void http_stream(struct http_request *q, int status, const char *content_type)
-{
-  q->status = status;
-  q->content_type = content_type;
-  q->streams = true;
-  answered(conn_of(q));
-}
-
-bool http_stream_add(struct http_request *q, struct buf *piece, size_t *waiting)
-{
-  bool ok = true;
-  if (!unsent(q)) {
-    buf_free(&q->reply);
-    q->reply = *piece;
-    q->reply_at = 0;
-    *piece = (struct buf){.max = piece->max};
-  } else {
-    if (q->reply_at > q->reply.n / 2) { // not each time: it moves what is left
-      buf_consume(&q->reply, q->reply_at);
-      q->reply_at = 0;
-    }
-    q->reply.max = STREAM_MAX;
-    ok = buf_add(&q->reply, piece->p, piece->n);
-    piece->n = 0;
-  }
-  *waiting = unsent(q);
-  stream_wake(q);
-  return ok;
-}
-
-void http_stream_end(struct http_request *q, bool broken)
-{
-  q->stream_ended = true;
-  q->stream_broken |= broken;
-  stream_wake(q);
-}
-
-// --- their sending ---------------------------------------------------------------------------------------------------------------------------
-
-static bool add_headers(const struct conn *conn, struct MHD_Response *response)
-{
-  const struct http_request *q = &conn->request;
-  char seconds[16];
-  bool ok = MHD_add_response_header(response, MHD_HTTP_HEADER_CONTENT_TYPE, q->content_type);
-  if (q->request_id[0])
-    ok = ok && MHD_add_response_header(response, "x-request-id", q->request_id);
-  if (q->allow[0])
-    ok = ok && MHD_add_response_header(response, MHD_HTTP_HEADER_ALLOW, q->allow);
-  if (q->retry_after_s) {
-    snprintf(seconds, sizeof seconds, "%u", q->retry_after_s);
-    ok = ok && MHD_add_response_header(response, MHD_HTTP_HEADER_RETRY_AFTER, seconds);
-  }
-  if (conn->close || conn->front->draining)
-    ok = ok && MHD_add_response_header(response, MHD_HTTP_HEADER_CONNECTION, "close");
-  return ok;
+  conn->response = response;
+  conn->status = head->status;
+  answered(conn);
 }
 
 // A reply whose pieces lie elsewhere, while it is sent.
@@ -292,14 +200,15 @@ static void free_spliced(void *ctx)
   free(s);
 }
 
-static struct MHD_Response *spliced_response(struct http_request *q)
+// Takes over both.
+static struct MHD_Response *spliced_response(struct buf *own, struct splices *splices)
 {
-  size_t most = 2 * q->splices.n + 1;
+  size_t most = 2 * splices->n + 1;
   struct spliced *s = malloc(sizeof *s);
   struct MHD_IoVec *iov = malloc(most * sizeof *iov);
   struct MHD_Response *response = NULL;
   if (s && iov) {
-    *s = (struct spliced){q->reply, q->splices};
+    *s = (struct spliced){*own, *splices};
     unsigned n = 0;
     bool piece;
     struct splice_place at = {0};
@@ -312,36 +221,124 @@ static struct MHD_Response *spliced_response(struct http_request *q)
     free(s);
     return NULL;
   }
-  q->reply = (struct buf){0};
-  q->splices = (struct splices){0};
+  *own = (struct buf){.max = own->max};
+  *splices = (struct splices){0};
   return response;
+}
+
+static void on_answer(struct http_request *q, const struct http_head *head, struct buf *body, struct splices *splices)
+{
+  if (splices && splices->n) {
+    set_response(conn_of(q), head, spliced_response(body, splices));
+    return;
+  }
+  struct MHD_Response *response = MHD_create_response_from_buffer(body->n, body->p, MHD_RESPMEM_MUST_FREE);
+  if (response)
+    *body = (struct buf){.max = body->max};
+  set_response(conn_of(q), head, response);
+}
+
+static void on_answer_static(struct http_request *q, const struct http_head *head, struct str body)
+{
+  union { // what is persistent is not written to
+    const char *from;
+    char *to;
+  } bytes = {body.p};
+  set_response(conn_of(q), head, MHD_create_response_from_buffer(body.n, bytes.to, MHD_RESPMEM_PERSISTENT));
+}
+
+// libmicrohttpd wants up to `room` bytes of the body.
+static ssize_t on_read(void *ctx, uint64_t at, char *to, size_t room)
+{
+  struct conn *conn = ctx;
+  (void)at;
+  size_t left = conn->pieces.n - conn->pieces_at, n = left < room ? left : room;
+  conn->front->more = true;
+  if (conn->aborted || conn->front->closing)
+    return MHD_CONTENT_READER_END_WITH_ERROR;
+  if (n) {
+    memcpy(to, conn->pieces.p + conn->pieces_at, n);
+    conn->pieces_at += n;
+    if (n == left) {
+      buf_free(&conn->pieces);
+      conn->pieces_at = 0;
+      http_request_resume(&conn->request);
+    }
+    return (ssize_t)n;
+  }
+  if (conn->ended)
+    return MHD_CONTENT_READER_END_OF_STREAM;
+  conn->drained = true;
+  MHD_suspend_connection(conn->mhd);
+  return 0;
+}
+
+static void on_begin(struct http_request *q, const struct http_head *head)
+{
+  struct conn *conn = conn_of(q);
+  set_response(conn, head, MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, READ_BLOCK, on_read, conn, NULL));
+}
+
+static void read_on(struct conn *conn)
+{
+  if (conn->drained)
+    MHD_resume_connection(conn->mhd);
+  conn->drained = false;
+  turn_end_add(conn->front->r, &conn->front->run);
+}
+
+static bool on_piece(struct http_request *q, struct buf *bytes)
+{
+  struct conn *conn = conn_of(q);
+  if (conn->pieces_at > conn->pieces.n / 2) { // not each time: it moves what is left
+    buf_consume(&conn->pieces, conn->pieces_at);
+    conn->pieces_at = 0;
+  }
+  if (!conn->pieces.n) {
+    conn->pieces = *bytes;
+    *bytes = (struct buf){.max = bytes->max};
+  } else if (!buf_add(&conn->pieces, bytes->p, bytes->n)) {
+    return false;
+  }
+  read_on(conn);
+  return true;
+}
+
+static void on_end(struct http_request *q)
+{
+  conn_of(q)->ended = true;
+  read_on(conn_of(q));
+}
+
+static void on_abort(struct http_request *q)
+{
+  conn_of(q)->aborted = true;
+  read_on(conn_of(q));
+}
+
+// Before the request is whole nothing can be sent, and it must not wait for that.
+static size_t on_queued(const struct http_request *q)
+{
+  const struct conn *conn = (const struct conn *)(const void *)((const char *)q - offsetof(struct conn, request));
+  return q->whole ? conn->pieces.n - conn->pieces_at : 0;
+}
+
+static void on_consumed(struct http_request *q, size_t n)
+{
+  (void)q, (void)n;
 }
 
 // Hands the answer to libmicrohttpd, whose MHD_NO closes the connection.
 static enum MHD_Result send_answer(struct conn *conn)
 {
-  struct http_request *q = &conn->request;
-  struct MHD_Response *response;
+  struct MHD_Response *response = conn->response;
   conn->stage = STAGE_SENT;
   conn->front->more = true;
-  if (q->streams) {
-    response = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, STREAM_BLOCK, on_stream_read, conn, NULL);
-  } else if (q->reply_static.n) {
-    union { // what is persistent is not written to
-      const char *from;
-      char *to;
-    } bytes = {q->reply_static.p};
-    response = MHD_create_response_from_buffer(q->reply_static.n, bytes.to, MHD_RESPMEM_PERSISTENT);
-  } else if (q->splices.n) {
-    response = spliced_response(q);
-  } else {
-    response = MHD_create_response_from_buffer(q->reply.n, q->reply.p, MHD_RESPMEM_MUST_FREE);
-    if (response)
-      q->reply = (struct buf){0};
-  }
+  conn->response = NULL;
   if (!response)
     return MHD_NO;
-  enum MHD_Result result = add_headers(conn, response) ? MHD_queue_response(conn->mhd, (unsigned)q->status, response) : MHD_NO;
+  bool ok = !(conn->close || conn->front->draining) || MHD_add_response_header(response, MHD_HTTP_HEADER_CONNECTION, "close") == MHD_YES;
+  enum MHD_Result result = ok ? MHD_queue_response(conn->mhd, (unsigned)conn->status, response) : MHD_NO;
   MHD_destroy_response(response);
   return result;
 }
@@ -369,7 +366,7 @@ static enum MHD_Result copy_header(void *ctx, enum MHD_ValueKind kind, const cha
   return MHD_YES;
 }
 
-bool http_headers(struct http_request *q, struct arena *a, const struct header **headers, size_t *n)
+static bool on_copy_headers(struct http_request *q, struct arena *a, const struct header **headers, size_t *n)
 {
   struct conn *conn = conn_of(q);
   int count = MHD_get_connection_values_n(conn->mhd, MHD_HEADER_KIND, NULL, NULL);
@@ -383,76 +380,23 @@ bool http_headers(struct http_request *q, struct arena *a, const struct header *
   return to.n == to.cap;
 }
 
-// What frames a message. libmicrohttpd passes doubtful framing on, and two readers that disagree on where a request ends are a way to smuggle one
-// past the other (RFC 9112 section 11.2), so whatever is not plain is refused.
-struct framing {
-  int hosts, lengths, encodings;
-  size_t length; // Content-Length; 0: none
-  bool asks;     // Expect: 100-continue
-  const char *fault;
+static const struct http_carrier carrier = {
+    .headers = on_copy_headers,
+    .answer = on_answer,
+    .answer_static = on_answer_static,
+    .begin = on_begin,
+    .piece = on_piece,
+    .end = on_end,
+    .abort = on_abort,
+    .queued = on_queued,
+    .consumed = on_consumed,
 };
 
-static bool is_token(struct str s)
+static enum MHD_Result check_field(void *ctx, enum MHD_ValueKind kind, const char *key, size_t key_size, const char *value, size_t value_size)
 {
-  for (size_t i = 0; i < s.n; i++) {
-    char c = s.p[i], lower = (char)(c | 0x20);
-    if ((lower >= 'a' && lower <= 'z') || c == '-')
-      continue;
-    if (c <= ' ' || c > '~' || strchr("(),/:;<=>?@[\\]{}\"", c))
-      return false;
-  }
-  return s.n > 0;
-}
-
-static enum MHD_Result check_header(void *ctx, enum MHD_ValueKind kind, const char *key, size_t key_size, const char *value, size_t value_size)
-{
-  struct framing *f = ctx;
-  struct str name = {key, key_size}, v = {value, value_size};
   (void)kind;
-  if (v.n && (memchr(v.p, '\0', v.n) || memchr(v.p, '\r', v.n) || memchr(v.p, '\n', v.n)))
-    f->fault = "a header field holds NUL, CR or LF";
-  if (!is_token(name))
-    f->fault = "a header field's name is not a token";
-  if (str_ieq(name, STR("host")))
-    f->hosts++;
-  if (str_ieq(name, STR("content-length"))) {
-    f->lengths++;
-    if (!v.n || v.n > 18 || strspn(v.p, "0123456789") != v.n)
-      f->fault = "Content-Length is not a plain number";
-    else
-      f->length = strtoull(v.p, NULL, 10);
-  }
-  if (str_ieq(name, STR("expect")))
-    f->asks = true;
-  if (str_ieq(name, STR("transfer-encoding"))) {
-    f->encodings++;
-    if (!str_ieq(v, STR("chunked")))
-      f->fault = "Transfer-Encoding may only be chunked";
-  }
+  http_strict_field(ctx, (struct str){key, key_size}, (struct str){value, value_size});
   return MHD_YES;
-}
-
-// Strictness is left to this function: libmicrohttpd's own MHD_OPTION_STRICT_FOR_CLIENT (0.9.75) checks less, and its answer to a missing Host has
-// its header twice.
-static const char *request_fault(const struct conn *conn, const char *version, struct framing *f)
-{
-  for (const char *c = conn->target; *c; c++)
-    if (*c <= ' ' || *c > '~')
-      return "the request target holds a character that must be percent-encoded";
-  MHD_get_connection_values_n(conn->mhd, MHD_HEADER_KIND, check_header, f);
-  if (f->fault)
-    return f->fault;
-  if (f->hosts > 1)
-    return "there is more than one Host";
-  if (!f->hosts && strcmp(version, MHD_HTTP_VERSION_1_1) == 0)
-    return "there is no Host";
-  if (f->lengths > 1)
-    return "there is more than one Content-Length";
-  if (f->encodings > 1)
-    return "there is more than one Transfer-Encoding";
-  if (f->lengths && f->encodings)
-    return "there are both Content-Length and Transfer-Encoding";
-  return NULL;
 }
 
 // --- requests ------------------------------------------------------------------------------------------------------------------------------
@@ -462,15 +406,17 @@ static void request_clear(struct conn *conn)
 {
   struct http_request *q = &conn->request;
   end_wait(conn);
-  http_rest_cancel(q);
-  http_rest_detach(q);
-  buf_free(&q->body);
-  buf_free(&q->reply);
-  splices_free(&q->splices);
-  *q = (struct http_request){.r = conn->front->r, .ready = conn->front->ready};
+  http_request_close(q);
+  if (conn->response)
+    MHD_destroy_response(conn->response);
+  conn->response = NULL;
+  buf_free(&conn->pieces);
+  conn->pieces_at = 0;
+  conn->drained = conn->ended = conn->aborted = false;
+  *q = (struct http_request){.carrier = &carrier, .r = conn->front->r, .site = conn->front->site};
   q->body.max = (size_t)conn->front->r->config->max_message_bytes;
   conn->stage = STAGE_IDLE;
-  conn->swallowed = 0;
+  conn->received = conn->swallowed = 0;
 }
 
 static struct conn *conn_of_mhd(struct MHD_Connection *mhd)
@@ -518,7 +464,7 @@ static void split_target(struct conn *conn)
 static enum MHD_Result refuse(struct conn *conn, const struct err *e, int status)
 {
   conn->close = true;
-  http_rest_refuse(&conn->request, e, status);
+  http_request_refuse(&conn->request, e, status);
   return send_answer(conn);
 }
 
@@ -532,8 +478,9 @@ static enum MHD_Result on_headers(struct conn *conn, const char *method, const c
   q->method = str_c(method);
 
   struct err e;
-  struct framing f = {0};
-  const char *fault = request_fault(conn, version, &f);
+  struct http_strict f = {0};
+  MHD_get_connection_values_n(conn->mhd, MHD_HEADER_KIND, check_field, &f);
+  const char *fault = http_strict_fault(&f, q->method, str_c(conn->target), str_c(version));
   if (fault) {
     err_set(&e, CODE_INVALID_ARGUMENT, REASON_INVALID_REQUEST, "%s", fault);
     return refuse(conn, &e, 400);
@@ -548,7 +495,12 @@ static enum MHD_Result on_headers(struct conn *conn, const char *method, const c
   conn->length = f.length;
   conn->front->more |= f.asks; // 100 (Continue) is to be sent
   size_t most = (size_t)config->max_message_bytes;
-  if (f.length > most && (f.asks || f.length / SWALLOW_FACTOR > most)) {
+  http_request_start(q);
+  if (f.asks && q->answered) { // no need to send the body
+    conn->close = true;
+    return send_answer(conn);
+  }
+  if (q->protocol && !q->protocol->data && f.length > most && (f.asks || f.length / SWALLOW_FACTOR > most)) {
     err_set(&e, CODE_RESOURCE_EXHAUSTED, REASON_MESSAGE_TOO_LARGE, "the body is over %zu bytes (max_message_bytes)", most);
     return refuse(conn, &e, MHD_HTTP_CONTENT_TOO_LARGE);
   }
@@ -558,21 +510,25 @@ static enum MHD_Result on_headers(struct conn *conn, const char *method, const c
 static enum MHD_Result on_body(struct conn *conn, const char *bytes, size_t *n)
 {
   struct http_request *q = &conn->request;
-  if (!q->body_too_large && !buf_add(&q->body, bytes, *n)) {
-    if (q->body.n + *n <= q->body.max)
-      return MHD_NO; // out of memory
-    q->body_too_large = true;
-    conn->swallowed = q->body.n;
-    buf_free(&q->body);
-  }
-  if (q->body_too_large) {
+  http_request_data(q, (struct str){bytes, *n});
+  // What nobody wants any more is read and thrown away, within limits.
+  if (q->body_too_large || !q->protocol) {
     conn->swallowed += *n;
     if (conn->swallowed / SWALLOW_FACTOR > q->body.max)
       return MHD_NO;
   }
-  conn->front->more |= q->body_too_large || !conn->length || q->body.n < conn->length;
+  conn->received += *n;
+  conn->front->more |= q->body_too_large || !conn->length || conn->received < conn->length;
   *n = 0;
   return MHD_YES;
+}
+
+static void suspend(struct conn *conn)
+{
+  conn->front->asked -= conn->asked > 0;
+  conn->asked = 0;
+  conn->suspended = true;
+  MHD_suspend_connection(conn->mhd);
 }
 
 // libmicrohttpd asks for the answer, or the request was resumed.
@@ -594,8 +550,7 @@ static enum MHD_Result on_whole_request(struct conn *conn)
 {
   struct http_request *q = &conn->request;
   conn->stage = STAGE_STARTED;
-  if (!http_routes_answer(q))
-    http_rest_start(q);
+  http_request_end(q);
   if (q->answered)
     return send_answer(conn);
   if (conn->front->waiting++ == 0) {
@@ -606,7 +561,7 @@ static enum MHD_Result on_whole_request(struct conn *conn)
   }
   if (conn->hung_up) {
     conn->close = true;
-    http_rest_cancel(q);
+    http_request_cancel(q);
   }
   return MHD_YES;
 }
@@ -653,10 +608,9 @@ static void on_hangup(void *ctx, int events)
   (void)events;
   conn->hung_up = true;
   io_events(conn->hangup, 0);
-  if (conn->stage == STAGE_STARTED || (conn->stage == STAGE_SENT && conn->request.streams)) {
-    conn->close = true;
-    http_rest_cancel(&conn->request);
-  } else {
+  conn->close = true;
+  http_request_cancel(&conn->request);
+  if (conn->stage != STAGE_STARTED) {
     list_append(&conn->front->hung_up, &conn->hung_up_link);
     turn_end_add(conn->front->r, &conn->front->run);
   }
@@ -729,14 +683,14 @@ static struct MHD_Daemon *start_daemon(struct http_front *f)
                           MHD_OPTION_END);
 }
 
-bool http_front_init(struct reactor *r, bool (*ready)(struct reactor *r, struct buf *why))
+bool http_front_init(struct reactor *r, const struct http_site *site)
 {
   struct http_front *f = calloc(1, sizeof *f);
   if (!f)
     return false;
   r->http_front = f;
   f->r = r;
-  f->ready = ready;
+  f->site = site;
   f->timer.fire = on_timer;
   f->run.run = on_turn_end;
   list_init(&f->run.link);
@@ -785,10 +739,10 @@ void http_front_free(struct reactor *r)
   f->closing = true;
   LIST_EACH (node, &f->conns) {
     struct conn *conn = CONTAINER_OF(node, struct conn, link);
-    http_rest_detach(&conn->request);
-    if (conn->suspended)
+    http_request_close(&conn->request);
+    if (conn->suspended || conn->drained)
       MHD_resume_connection(conn->mhd);
-    conn->suspended = false;
+    conn->suspended = conn->drained = false;
   }
   if (f->daemon) {
     MHD_run(f->daemon);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The HTTP/1 front: REST by google.api.http, and the paths for people and tools (/healthz, /readyz, /metrics, /openapi.json).
+// The HTTP/1 front: Connect, gRPC-Web, REST by google.api.http, and the site's own paths (/healthz, /readyz, /metrics, /openapi.json).
 //
 // Each reactor has a libmicrohttpd daemon without a thread or listening socket; its epoll descriptor is nested in the reactor's loop.
 //
@@ -10,11 +10,11 @@
 #include <stdbool.h>
 #include <sys/socket.h>
 
-#include "base/buf.h"
+#include "front/http_site.h"
 #include "runtime/reactor.h"
 
-// Sets up a reactor's part; rpc_init must have run. `ready` says whether the gateway takes new sessions, and appends what /readyz tells of that. False when out of memory.
-bool http_front_init(struct reactor *r, bool (*ready)(struct reactor *r, struct buf *why));
+// Sets up a reactor's part; rpc_init must have run. The site must outlive it. False when out of memory.
+bool http_front_init(struct reactor *r, const struct http_site *site);
 
 // Takes over an accepted socket, whose bytes are still unread. It is closed even when this returns false: out of memory or descriptors.
 bool http_front_accept(struct reactor *r, int fd, const struct sockaddr *addr, socklen_t len);

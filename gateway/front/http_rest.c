@@ -14,13 +14,13 @@ static const char LINES[] = "application/x-ndjson"; // of a server stream: a mes
 // Only when there is no memory to say more.
 static const char NO_MEMORY[] = "{\"error\":{\"code\":503,\"message\":\"out of memory\",\"status\":\"RESOURCE_EXHAUSTED\"}}";
 
-static bool error_details(const struct err *e, struct buf *out)
+static bool error_details(const struct rpc_api *api, const struct call *c, const struct err *e, struct buf *out)
 {
   enum { DETAILS_BYTES = 65536, DETAILS_DEPTH = 16 };
   struct arena a;
   arena_init(&a, DETAILS_BYTES);
-  const Google__Rpc__Status *status = rpc_status(e, &a);
-  const struct transcode_options o = {.max_depth = DETAILS_DEPTH, .snake_case = true};
+  const Google__Rpc__Status *status = c ? call_status(c, e, &a) : rpc_status_in(api->error_domain, e, &a);
+  const struct transcode_options o = {.max_depth = DETAILS_DEPTH, .types = &api->types, .snake_case = true};
   const ProtobufCFieldDescriptor *details = protobuf_c_message_descriptor_get_field_by_name(&google__rpc__status__descriptor, "details");
   struct err ignored;
   bool ok = status && json_encode_field(&status->base, details, &o, out, &ignored);
@@ -28,108 +28,133 @@ static bool error_details(const struct err *e, struct buf *out)
   return ok;
 }
 
-bool http_error_body(const struct err *e, int status, struct buf *out)
+bool http_error_body(const struct rpc_api *api, const struct call *c, const struct err *e, int status, struct buf *out)
 {
   return buf_printf(out, "{\"error\":{\"code\":%d,\"message\":", status) && buf_json_string(out, str_c(e->msg)) &&
-         buf_printf(out, ",\"status\":\"%s\",\"details\":", code_name(e->code)) && error_details(e, out) && buf_str(out, STR("}}"));
+         buf_printf(out, ",\"status\":\"%s\",\"details\":", code_name(e->code)) && error_details(api, c, e, out) && buf_str(out, STR("}}"));
+}
+
+// The body of an error, and its content type. NULL: out of memory.
+static const char *error_text(const struct http_request *q, const struct call *c, const struct err *e, int status, struct buf *out)
+{
+  if (q->rpc)
+    return buf_printf(out, "%s\n", e->msg) ? "text/plain; charset=utf-8" : NULL;
+  return http_error_body(rpc_api(q->r), c, e, status, out) ? JSON : NULL;
+}
+
+// The verbs that a path takes, as the method or REST's rules have it.
+static bool allowed_verbs(const struct http_request *q, struct buf *allow)
+{
+  struct rest_match match;
+  bool other_verb;
+  if (rpc_find(q->r, q->path, NULL))
+    return buf_str(allow, STR("POST"));
+  rest_find(rpc_api(q->r), q->method, q->path, &match, &other_verb, allow);
+  return allow->n > 0;
+}
+
+void http_answer_error(struct http_request *q, const struct call *c, const struct err *e)
+{
+  int status = q->status ? q->status : code_http_status(e->code);
+  struct http_head head = {.status = status, .more = c && c->extra ? &c->extra->head : NULL};
+  if (c && c->id[0])
+    http_put(&head, "x-request-id", c->id);
+  char seconds[16], verbs[48];
+  if (e->retry_after_ms) {
+    snprintf(seconds, sizeof seconds, "%u", (e->retry_after_ms + 999) / 1000);
+    http_put(&head, "retry-after", seconds);
+  }
+  struct buf allow = {.max = sizeof verbs - 1}, body = {0};
+  if (status == 405 && allowed_verbs(q, &allow)) {
+    snprintf(verbs, sizeof verbs, "%.*s", (int)allow.n, allow.p);
+    http_put(&head, "allow", verbs);
+  }
+  buf_free(&allow);
+  const char *type = error_text(q, c, e, status, &body);
+  if (type) {
+    http_put(&head, "content-type", type);
+    q->carrier->answer(q, &head, &body, NULL);
+  } else {
+    buf_free(&body);
+    http_answer_text(q, 503, JSON, (struct str){NO_MEMORY, sizeof NO_MEMORY - 1});
+  }
 }
 
 // --- the call's end ------------------------------------------------------------------------------------------------------------------------
 
-static void answer_error(struct http_request *q, const struct err *e)
+static void put_head(struct http_head *head, const struct call *c, const char *type)
 {
-  int status = q->status ? q->status : code_http_status(e->code);
-  q->retry_after_s = (e->retry_after_ms + 999) / 1000;
-  struct buf body = {0};
-  if (http_error_body(e, status, &body)) {
-    http_answer(q, status, JSON, &body);
-  } else {
-    buf_free(&body);
-    http_answer_static(q, 503, JSON, (struct str){NO_MEMORY, sizeof NO_MEMORY - 1});
-  }
+  *head = (struct http_head){.status = 200, .more = c->extra ? &c->extra->head : NULL};
+  http_put(head, "content-type", type);
+  http_put(head, "x-request-id", c->id);
 }
 
-static void answer_reply(struct http_request *q, struct call *c, struct buf *out)
-{
-  q->splices = c->splices;
-  c->splices = (struct splices){0};
-  http_answer(q, 200, JSON, out);
-}
-
-// Adds a line to a stream, which begins with the first.
-static bool add_line(struct http_request *q, struct buf *line, size_t *waiting)
-{
-  if (!q->streams)
-    http_stream(q, 200, LINES);
-  return buf_char(line, '\n') && http_stream_add(q, line, waiting);
-}
-
-static void message(struct call *c, struct buf *out)
+static void on_head(struct call *c)
 {
   struct http_request *q = c->front_ctx;
-  size_t waiting;
-  if (!q)
+  struct http_head head;
+  if (q->begun)
     return;
-  memcpy(q->request_id, c->id, sizeof q->request_id);
-  if (q->stream_ended)
+  q->begun = true;
+  put_head(&head, c, LINES);
+  q->carrier->begin(q, &head);
+}
+
+// Not by call_cancel, as the handler may be at work: it learns it when the request is closed.
+static void give_up(struct http_request *q)
+{
+  q->given_up = true;
+  q->carrier->abort(q);
+}
+
+static void on_message(struct call *c, struct buf *out)
+{
+  enum { WAITING_MOST = 64 << 20 }; // whoever sends should have stopped long before
+  struct http_request *q = c->front_ctx;
+  on_head(c);
+  if (q->given_up)
     return;
-  if (add_line(q, out, &waiting))
-    call_backlog(c, waiting);
+  if (q->carrier->queued(q) <= WAITING_MOST && buf_char(out, '\n') && q->carrier->piece(q, out))
+    call_backlog(c, q->carrier->queued(q));
   else
-    http_stream_end(q, true); // not by call_cancel, as the handler is at work
+    give_up(q);
 }
 
 // The status has been sent: an error is the last line.
-static void end_stream(struct http_request *q, const struct err *e)
+static void end_lines(struct http_request *q, struct call *c, const struct err *e)
 {
   struct buf line = {0};
-  size_t waiting;
-  bool told = !e || (http_error_body(e, code_http_status(e->code), &line) && add_line(q, &line, &waiting));
+  on_head(c);
+  if (q->given_up)
+    return;
+  if (!e || (http_error_body(rpc_api(q->r), c, e, code_http_status(e->code), &line) && buf_char(&line, '\n') && q->carrier->piece(q, &line)))
+    q->carrier->end(q);
+  else
+    give_up(q);
   buf_free(&line);
-  http_stream_end(q, !told);
 }
 
 static void finish(struct call *c, struct buf *out, const struct err *e)
 {
   struct http_request *q = c->front_ctx;
-  if (!q)
-    return;
   q->call = NULL;
-  memcpy(q->request_id, c->id, sizeof q->request_id);
-  if (!q->streams && !e && c->method->server_streaming)
-    http_stream(q, 200, LINES);
-  if (q->streams)
-    end_stream(q, e);
-  else if (e)
-    answer_error(q, e);
-  else
-    answer_reply(q, c, out);
+  q->protocol = NULL;
+  if (q->begun || (!e && c->method->server_streaming)) {
+    end_lines(q, c, e);
+    return;
+  }
+  if (e) {
+    http_answer_error(q, c, e);
+    return;
+  }
+  struct http_head head;
+  put_head(&head, c, JSON);
+  q->carrier->answer(q, &head, out, &c->splices);
 }
 
-static const struct call_front front = {.message = message, .finish = finish};
+const struct call_front http_rest_front = {.head = on_head, .message = on_message, .finish = finish};
 
 // --- its beginning -------------------------------------------------------------------------------------------------------------------------
-
-// Makes the call; when there is no memory for it, answers.
-static struct call *new_call(struct http_request *q)
-{
-  struct call *c = call_new(q->r, &front, q);
-  struct err e;
-  if (!c) {
-    err_nomem(&e);
-    answer_error(q, &e);
-    return NULL;
-  }
-  q->call = c;
-  c->codec = CODEC_REST;
-  c->protocol = "http";
-  if (!http_headers(q, &c->arena, &c->headers, &c->header_count)) {
-    err_nomem(&e);
-    call_refuse(c, &e);
-    return NULL;
-  }
-  return c;
-}
 
 // "application/json", with whatever parameters; none at all is fine, too.
 static bool is_json(struct str content_type)
@@ -146,13 +171,11 @@ static bool is_json(struct str content_type)
 static bool route(struct http_request *q, const struct call *c, struct rest_match *match, struct err *e)
 {
   bool other_verb;
-  struct buf allow = {.max = sizeof q->allow - 1};
-  bool found = rest_find(q->method, q->path, match, &other_verb, &allow);
+  struct buf allow = {.max = 48};
+  bool found = rest_find(rpc_api(q->r), q->method, q->path, match, &other_verb, &allow);
   if (other_verb) {
     q->status = 405;
-    memcpy(q->allow, allow.p, allow.n);
-    q->allow[allow.n] = '\0';
-    err_set(e, CODE_UNIMPLEMENTED, REASON_METHOD_NOT_FOUND, "the path takes %s only", q->allow);
+    err_set(e, CODE_UNIMPLEMENTED, REASON_METHOD_NOT_FOUND, "the path takes %.*s only", (int)allow.n, allow.p);
   } else if (!found) {
     err_set(e, CODE_NOT_FOUND, REASON_METHOD_NOT_FOUND, "no such path; /openapi.json has all that there are");
   } else if (q->body_too_large) {
@@ -169,11 +192,9 @@ static bool route(struct http_request *q, const struct call *c, struct rest_matc
   return found;
 }
 
-void http_rest_start(struct http_request *q)
+static void end(struct http_request *q)
 {
-  struct call *c = new_call(q);
-  if (!c)
-    return;
+  struct call *c = q->call;
   struct err e;
   struct rest_match match;
   if (!route(q, c, &match, &e) || !call_method(c, str_c(match.method->path), &e)) {
@@ -191,29 +212,15 @@ void http_rest_start(struct http_request *q)
   call_end_of_messages(c);
 }
 
-void http_rest_refuse(struct http_request *q, const struct err *e, int status)
-{
-  q->status = status;
-  struct call *c = new_call(q);
-  if (c)
-    call_refuse(c, e);
-}
-
-void http_rest_sent(struct http_request *q, size_t waiting)
+static void resume(struct http_request *q)
 {
   if (q->call)
-    call_backlog(q->call, waiting);
+    call_backlog(q->call, q->carrier->queued(q));
 }
 
-void http_rest_cancel(struct http_request *q)
-{
-  if (q->call)
-    call_cancel(q->call);
-}
+static const struct http_protocol protocol = {.end = end, .resume = resume};
 
-void http_rest_detach(struct http_request *q)
+void http_rest_start(struct http_request *q)
 {
-  if (q->call)
-    q->call->front_ctx = NULL;
-  q->call = NULL;
+  q->protocol = &protocol;
 }

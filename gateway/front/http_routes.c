@@ -2,6 +2,7 @@
 // The gateway's own paths.
 #include <stdlib.h>
 
+#include "api/api.h"
 #include "front/http_request.h"
 #include "runtime/metrics.h"
 
@@ -11,40 +12,48 @@ extern const size_t openapi_json_size;
 
 static const char TEXT[] = "text/plain; charset=utf-8";
 
+// Takes over the bytes.
+static void answer_bytes(struct http_request *q, int status, const char *content_type, struct buf *body)
+{
+  struct http_head head = {.status = status};
+  http_put(&head, "content-type", content_type);
+  q->carrier->answer(q, &head, body, NULL);
+}
+
 static void answer_index(struct http_request *q)
 {
-  http_answer_static(q, 200, TEXT,
-                     STR("envgate: reinforcement learning environments over gRPC and HTTP.\n"
-                         "\n"
-                         "GET  /openapi.json      the REST API\n"
-                         "GET  /v1/environments   the environments there are\n"
-                         "POST /v1/sessions       {\"environment\": \"echo\"}: a session of one\n"
-                         "GET  /healthz /readyz   is it alive, does it take sessions\n"
-                         "GET  /metrics           Prometheus metrics\n"
-                         "\n"
-                         "gRPC with server reflection is on the same port.\n"));
+  http_answer_text(q, 200, TEXT,
+                   STR("envgate: reinforcement learning environments over gRPC and HTTP.\n"
+                       "\n"
+                       "GET  /openapi.json      the REST API\n"
+                       "GET  /v1/environments   the environments there are\n"
+                       "POST /v1/sessions       {\"environment\": \"echo\"}: a session of one\n"
+                       "GET  /healthz /readyz   is it alive, does it take sessions\n"
+                       "GET  /metrics           Prometheus metrics\n"
+                       "\n"
+                       "gRPC with server reflection is on the same port.\n"));
 }
 
 static void answer_health(struct http_request *q)
 {
-  http_answer_static(q, 200, TEXT, STR("ok\n"));
+  http_answer_text(q, 200, TEXT, STR("ok\n"));
 }
 
 static void answer_ready(struct http_request *q)
 {
   struct buf body = {0};
-  bool ready = q->ready(q->r, &body);
-  http_answer(q, ready ? 200 : 503, TEXT, &body);
+  bool ready = q->site->ready(q->r, &body);
+  answer_bytes(q, ready ? 200 : 503, TEXT, &body);
 }
 
 static void answer_openapi(struct http_request *q)
 {
-  http_answer_static(q, 200, "application/json", (struct str){openapi_json, openapi_json_size});
+  http_answer_text(q, 200, "application/json", (struct str){openapi_json, openapi_json_size});
 }
 
 static const char *method_name(int i)
 {
-  return rpc_methods[i].path + 1;
+  return envgate_api.methods[i].path + 1;
 }
 
 static void answer_metrics(struct http_request *q)
@@ -59,37 +68,13 @@ static void answer_metrics(struct http_request *q)
   }
   free(all);
   if (ok) {
-    http_answer(q, 200, "text/plain; version=0.0.4; charset=utf-8", &body);
+    answer_bytes(q, 200, "text/plain; version=0.0.4; charset=utf-8", &body);
   } else {
     buf_free(&body);
-    http_answer_static(q, 503, TEXT, STR("out of memory\n"));
+    http_answer_text(q, 503, TEXT, STR("out of memory\n"));
   }
 }
 
-static void answer_not_allowed(struct http_request *q)
-{
-  static const char allowed[] = "GET, HEAD";
-  memcpy(q->allow, allowed, sizeof allowed);
-  http_answer_static(q, 405, TEXT, STR("the path takes GET and HEAD only\n"));
-}
-
-static const struct {
-  const char *path;
-  void (*answer)(struct http_request *q);
-} routes[] = {
-    {"/", answer_index}, {"/healthz", answer_health}, {"/readyz", answer_ready}, {"/metrics", answer_metrics}, {"/openapi.json", answer_openapi},
+const struct http_route http_routes[] = {
+    {"/", answer_index}, {"/healthz", answer_health}, {"/readyz", answer_ready}, {"/metrics", answer_metrics}, {"/openapi.json", answer_openapi}, {0},
 };
-
-bool http_routes_answer(struct http_request *q)
-{
-  for (size_t i = 0; i < sizeof routes / sizeof *routes; i++) {
-    if (!str_eq(q->path, str_c(routes[i].path)))
-      continue;
-    if (str_eq(q->method, STR("GET")) || str_eq(q->method, STR("HEAD")))
-      routes[i].answer(q);
-    else
-      answer_not_allowed(q);
-    return true;
-  }
-  return false;
-}

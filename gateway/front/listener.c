@@ -70,6 +70,16 @@ static void pending_drop(struct pending *p)
   close(fd);
 }
 
+// What is closed with bytes unread is reset, and what was said to the peer before may be lost to it.
+static void pending_refuse(struct pending *p)
+{
+  enum { PIECES = 16 };
+  char bytes[1024];
+  for (int i = 0; i < PIECES && recv(p->fd, bytes, sizeof bytes, 0) == (ssize_t)sizeof bytes; i++)
+    ;
+  pending_drop(p);
+}
+
 static void hand_over(struct pending *p, enum grpc_sniff is)
 {
   struct reactor *r = p->l->r;
@@ -96,7 +106,7 @@ static void wait_for_more(struct pending *p, bool some)
 
 static void look(struct pending *p, bool left)
 {
-  char first[3];
+  char first[GRPC_SNIFF_MOST];
   ssize_t n = recv(p->fd, first, sizeof first, MSG_PEEK);
   if (n < 0 && (errno == EAGAIN || errno == EINTR)) {
     wait_for_more(p, false);
@@ -107,8 +117,10 @@ static void look(struct pending *p, bool left)
     return;
   }
   enum grpc_sniff is = grpc_sniff((struct str){first, (size_t)n});
-  if (is != GRPC_SNIFF_MORE)
+  if (is != GRPC_SNIFF_MORE && is != GRPC_SNIFF_NEITHER)
     hand_over(p, is);
+  else if (is == GRPC_SNIFF_NEITHER)
+    pending_refuse(p);
   else if (left)
     pending_drop(p);
   else

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // How many workers an environment has, and which: launching, keeping some warm, replacing the old, and what is done when launches fail.
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -211,18 +212,20 @@ static int free_ordinal(const struct pool *p)
   }
 }
 
-static void launch(struct pool *p)
+static bool launch_as(struct pool *p, uint64_t number, const char *adopt)
 {
   static const struct worker_events events = {.progress = on_progress, .ready = on_ready, .failed = on_failed, .died = on_died, .gone = on_gone};
   struct pools *ps = p->pools;
   char id[40];
-  snprintf(id, sizeof id, "w%llu", (unsigned long long)++ps->workers_named);
+  snprintf(id, sizeof id, "w%" PRIu64, number);
   const struct launch_spec spec = {
       .reactor = ps->reactor,
       .env = p->env,
       .worker_id = id,
-      .instance = ps->instance,
-      .state_dir = ps->state_dir.path,
+      .instance = ps->state.instance,
+      .key = ps->state.key,
+      .adopt = adopt,
+      .state_dir = ps->state.path,
       .ordinal = free_ordinal(p),
   };
   struct err e;
@@ -231,19 +234,31 @@ static void launch(struct pool *p)
   if (!w) {
     back_off(p, now, &e);
     refuse_after_failure(p, &e);
-    return;
+    return false;
   }
-  w->sequence = ps->workers_named;
+  w->sequence = number;
   w->idle.fire = on_idle;
   w->age.fire = on_age;
   list_append(&p->workers, &w->link);
   count_launch(w, true);
+  return true;
+}
+
+static void launch(struct pool *p)
+{
+  launch_as(p, ++p->pools->workers_named, NULL);
+}
+
+bool fleet_adopt(struct pool *p, uint64_t number, const char *handle)
+{
+  return !p->pools->draining && pool_live(p) < pool_limit(p) && launch_as(p, number, handle);
 }
 
 // While the breaker is open, one try at a time.
 static bool may_launch(const struct pool *p)
 {
-  return !p->pools->draining && pool_live(p) < pool_limit(p) && clock_mono() >= p->not_before &&
+  bool listing = p->pools->listing && p->provider == p->pools->adopter;
+  return !p->pools->draining && !listing && pool_live(p) < pool_limit(p) && clock_mono() >= p->not_before &&
          !(pool_breaker_open(p) && pool_count(p, WORKER_STARTING));
 }
 

@@ -139,9 +139,13 @@ void pool_let_go(struct pool *p, struct worker *w)
 // The worker refused a session: it takes fewer than thought, or others use it, too, or a session that has just been closed still holds its slot.
 static void learn_full(struct pool *p, struct worker *w, int64_t max_sessions)
 {
+  // The number is that of one server process; where there are several, another one may have room, and which one answers is the kernel's choice.
+  int64_t processes = p->env->uv_workers;
+  if (max_sessions > 0 && max_sessions < w->capacity && processes > 1)
+    max_sessions = max_sessions * processes < w->capacity ? max_sessions * processes : w->capacity;
   if (max_sessions > 0 && max_sessions < w->capacity)
     w->capacity = max_sessions;
-  else if (max_sessions <= 0 && w->used > 0 && w->used < w->capacity)
+  else if (max_sessions <= 0 && processes <= 1 && w->used > 0 && w->used < w->capacity)
     w->capacity = w->used;
   if (max_sessions > 0 && max_sessions < p->slots_each)
     p->slots_each = max_sessions;

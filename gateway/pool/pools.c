@@ -2,18 +2,27 @@
 // All pools of the gateway, and what they share.
 #include "pool/pools.h"
 
-#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 
 #include "config/config.h"
 #include "config/inline.h"
 #include "runtime/metrics.h"
 
-// Whether any environment launches commands, which may want sockets.
+// Whether any environment launches workers, which may want sockets there or outlive the gateway.
+static bool launches(const struct config *c)
+{
+  if (c->inline_images.n || c->inline_spaces.n || c->inline_project_urls.n || c->inline_paths.n)
+    return true;
+  for (size_t i = 0; i < c->n_envs; i++)
+    if (strcmp(c->envs[i].provider, "static") != 0)
+      return true;
+  return false;
+}
+
+// Whether any can't do without the folder: sockets lie in it.
 static bool launches_here(const struct config *c)
 {
   if (c->inline_spaces.n || c->inline_project_urls.n || c->inline_paths.n)
@@ -25,15 +34,6 @@ static bool launches_here(const struct config *c)
 }
 
 // --- begin and end -------------------------------------------------------------------------------------------------------------------------
-
-static bool name_instance(struct pools *ps, struct err *e)
-{
-  uint64_t id;
-  if (getrandom(&id, sizeof id, 0) != sizeof id)
-    return err_set(e, CODE_INTERNAL, REASON_INTERNAL, "getrandom: %s", strerror(errno));
-  snprintf(ps->instance, sizeof ps->instance, "%016llx", (unsigned long long)id);
-  return true;
-}
 
 static bool fill(struct pools *ps, const struct config *c, struct err *e)
 {
@@ -51,9 +51,7 @@ static bool fill(struct pools *ps, const struct config *c, struct err *e)
       m->envs[ps->n].name = c->envs[ps->n].name;
     ps->at[ps->n].metrics = m ? &m->envs[ps->n] : NULL;
   }
-  if (!name_instance(ps, e))
-    return false;
-  return !launches_here(c) || state_dir_open(&ps->state_dir, c->state_dir, e);
+  return !launches(c) || state_dir_open(&ps->state, c->state_dir, launches_here(c), e);
 }
 
 bool pools_init(struct reactor *r, struct err *e)
@@ -67,6 +65,7 @@ bool pools_init(struct reactor *r, struct err *e)
   list_init(&ps->all);
   ended_init(ps);
   if (fill(ps, r->config, e)) {
+    pools_adopt(ps);
     for (size_t i = 0; i < ps->n; i++)
       pool_pump(&ps->at[i]);
     return true;
@@ -132,7 +131,8 @@ void pools_free(struct reactor *r)
       free_inline(&p->freeing);
   }
   ended_free(ps);
-  state_dir_close(&ps->state_dir);
+  pools_adopt_end(ps);
+  state_dir_close(&ps->state);
   free(ps->at);
   free(ps);
 }

@@ -21,11 +21,13 @@ struct pools {
   struct reactor *reactor;
   struct pool *at; // one for each environment, in the configuration's order
   size_t n;
-  struct list all;                   // these, and those of inline sources
-  int64_t inlines;                   // how many those are
-  char instance[17];                 // random hexadecimal digits
-  struct state_dir state_dir;        // none: nothing here is launched on this machine
-  uint64_t workers_named;            // for the next worker's id
+  struct list all;                // these, and those of inline sources
+  int64_t inlines;                // how many those are
+  struct state_dir state;         // who we are, and where sockets lie
+  uint64_t workers_named;         // for the next worker's id
+  const struct provider *adopter; // the one whose workers may outlive the gateway; NULL: none is used
+  struct adoption *adoption;
+  bool listing;                      // it looks for what an earlier life left; its launches wait for that
   struct epitaph epitaphs[EPITAPHS]; // a ring
   unsigned epitaph_next;
   int ended_count;     // workers that have ended and are remembered
@@ -112,8 +114,16 @@ int64_t pool_launchable(const struct pool *p);
 void fleet_tidy(struct pool *p);
 // Launches what is wanted, as far as it may.
 void fleet_launch(struct pool *p);
+// Takes over a worker that runs already, under its number. False when it may not or can't; then it is nobody's.
+bool fleet_adopt(struct pool *p, uint64_t number, const char *handle);
 // Has the worker serve nobody new, and stops it as soon as nobody has it.
 void fleet_retire(struct worker *w);
+
+// --- adopt.c
+
+// Begins to look for workers that an earlier life left.
+void pools_adopt(struct pools *ps);
+void pools_adopt_end(struct pools *ps);
 
 // --- inspect.c
 

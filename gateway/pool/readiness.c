@@ -8,7 +8,7 @@
 
 // From the first try to the ready worker it takes at most half as long again as the worker itself does, or a quarter of a second.
 #define FIRST_PAUSE (10 * NSEC_PER_MS)
-#define LONGEST_PAUSE (250 * NSEC_PER_MS)
+#define LONGEST_PAUSE (50 * NSEC_PER_MS)
 // A worker that accepts and does not answer is asked anew; booting ones do that.
 #define TRY_TIMEOUT (2 * NSEC_PER_S)
 

@@ -2,131 +2,114 @@
 // "docker": a container for each worker, by the Engine's API on its unix socket.
 //
 // A launch goes through the steps below, one request at a time. What creates, starts or removes a container is never cancelled: only its answer tells
-// what there is. A stop that comes meanwhile waits for that answer. Beside the steps two streams last as long as the container runs: its
-// output, and the wait for its end.
-#include <stdarg.h>
+// what there is. A stop that comes meanwhile waits for that answer. Beside the steps its output is streamed for as long as the container runs, and
+// docker_host.h tells of its end.
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "providers/docker_engine.h"
+#include "providers/docker_adopt.h"
+#include "providers/docker_host.h"
+#include "providers/docker_ports.h"
+#include "providers/log_tail.h"
 #include "providers/providers.h"
 
 #define REQUEST_TIMEOUT (30 * NSEC_PER_S)
 #define CREATE_TIMEOUT (120 * NSEC_PER_S) // an Engine under load is slow to create, start and remove
-#define LAST_OUTPUT_TIMEOUT NSEC_PER_S
+// The stream of the output ends some 10 ms after the container.
+#define LAST_OUTPUT_TIMEOUT (500 * NSEC_PER_MS)
 #define RETRY_INTERVAL (500 * NSEC_PER_MS)
-enum { REMOVE_TRIES = 20, MAX_REPLY = 4 << 20 };
+enum { REMOVE_TRIES = 20 };
 
 enum step {
-  STEP_VERSION, // which API the Engine has
+  STEP_CONNECT, // which API the Engine has
+  STEP_IMAGE,   // which port it exposes, where that has to be known before
+  STEP_PULL,    // the image was missing; then STEP_IMAGE or STEP_CREATE again
   STEP_CREATE,  // not cancelled
-  STEP_PULL,    // the image was missing; then STEP_CREATE again
   STEP_START,   // not cancelled
   STEP_ADDRESS, // inspects the container for its address
-  STEP_RUN,     // no request but the streams
+  STEP_PORT,    // looks for the port that it answers at
+  STEP_RUN,     // no request but the stream
   STEP_OUTPUT,  // it ended; its last output may be on the way
-  STEP_EXIT,    // inspects the container for how it ended
   STEP_STOP,    // SIGTERM, and SIGKILL after the grace
   STEP_REMOVE,  // not cancelled
-  STEP_GONE,    // nothing is left; `ended` was called
-};
-
-// A request that may be under way.
-struct exchange {
-  struct http_request *request; // NULL: none
-  char *path;                   // the request borrows it
+  STEP_GONE,    // nothing is left
 };
 
 struct docker_launch {
   struct launch launch;
-  struct launch_spec spec; // worker_id is not kept
+  struct launch_spec spec; // worker_id and adopt are not kept
   struct launch_events events;
   void *ctx;
   char *worker_id;
-  struct endpoint engine;
+  struct docker_host *host;
 
   enum step step;
-  char api[DOCKER_VERSION_MAX];
-  char ref[DOCKER_REF_MAX]; // the container's id (its name, where that is not known); "": there is none
-  struct exchange request;  // this step's
-  struct exchange logs, wait;
-  struct timer timer; // STEP_RUN: watch again; STEP_OUTPUT: enough waited; STEP_REMOVE: try again
+  struct docker_waiter connect;
+  struct docker_pull_waiter pull;
+  struct docker_watch watch;      // has the container's id; its name, where that is not known; "": there is none
+  struct docker_exchange request; // this step's
+  struct docker_exchange logs, look;
+  struct docker_search search;
+  struct timer timer; // STEP_OUTPUT: enough waited; STEP_REMOVE: try again
   int remove_tries;
   bool pulled;
-  struct docker_pull pull;
+  bool died; // while it was being started
+  uint16_t ports[DOCKER_PORTS_MAX];
+  int n_ports;
+  struct launch_progress progress;
   struct docker_stream stream;
   struct log_tail log;
   struct docker_container container;
   struct err error; // why it ended
+  bool told;        // `ended` was called
 
   struct task free_later;
   void (*stopped)(void *ctx); // set: stop was called
   void *stopped_ctx;
 };
 
-static const char cannot_create[] = "the worker's container can't be created";
-
 typedef void on_reply(void *ctx, const struct http_reply *reply);
 
-static void create(struct docker_launch *l);
+static void prepare_create(struct docker_launch *l);
 
 // --- requests ------------------------------------------------------------------------------------------------------------------------------
-
-// The instance is part of it: a gateway that was killed may have left the same worker of the same environment.
-static void container_name(const struct docker_launch *l, char name[DOCKER_REF_MAX])
-{
-  snprintf(name, DOCKER_REF_MAX, "envgate-%s-%s-%s", l->spec.env->name, l->worker_id, l->spec.instance);
-}
-
-static void cancel(struct exchange *x)
-{
-  if (x->request)
-    http_cancel(x->request);
-  x->request = NULL;
-  free(x->path);
-  x->path = NULL;
-}
-
-// Starts `o` on an exchange that has none under way. False when out of memory.
-__attribute__((format(printf, 4, 5))) static bool send_request(struct docker_launch *l, struct exchange *x, struct http_options o, const char *path,
-                                                               ...)
-{
-  va_list args;
-  va_start(args, path);
-  free(x->path);
-  if (vasprintf(&x->path, path, args) < 0)
-    x->path = NULL;
-  va_end(args);
-  o.path = x->path;
-  o.ctx = l;
-  o.max_body = MAX_REPLY;
-  x->request = x->path ? http_start(l->spec.reactor, &l->engine, &o) : NULL;
-  return x->request != NULL;
-}
 
 static bool begin(struct docker_launch *l, enum step step, const char *method, nsec timeout, on_reply *done, const char *suffix)
 {
   l->step = step;
-  return send_request(l, &l->request, (struct http_options){.method = method, .timeout = timeout, .done = done}, "%s/containers/%s%s", l->api, l->ref,
-                      suffix);
+  return docker_host_send(l->host, &l->request, (struct http_options){.method = method, .timeout = timeout, .done = done}, l, "%s/containers/%s%s",
+                          docker_host_api(l->host), l->watch.id, suffix);
+}
+
+static void tell_progress(struct docker_launch *l, enum launch_phase phase)
+{
+  l->progress.phase = phase;
+  if (l->events.progress && !l->stopped)
+    l->events.progress(l->ctx, &l->progress);
 }
 
 // --- the end -------------------------------------------------------------------------------------------------------------------------------
 
 static void cancel_all(struct docker_launch *l)
 {
-  cancel(&l->request);
-  cancel(&l->logs);
-  cancel(&l->wait);
+  docker_host_cancel(&l->request);
+  docker_host_cancel(&l->logs);
+  docker_host_cancel(&l->look);
+  docker_search_end(&l->search);
   timer_unset(l->spec.reactor, &l->timer);
+  docker_host_leave(l->host, &l->connect.link);
+  docker_host_leave(l->host, &l->pull.link);
 }
 
 static void launch_free(struct docker_launch *l)
 {
-  cancel_all(l);
-  docker_pull_end(&l->pull);
-  endpoint_free(&l->engine);
+  if (l->host) {
+    cancel_all(l);
+    docker_host_leave(l->host, &l->watch.link);
+    docker_host_put(l->host);
+  }
   free(l->worker_id);
   free(l);
 }
@@ -145,11 +128,10 @@ static void free_and_tell(struct reactor *r, struct task *t)
 static void gone(struct docker_launch *l)
 {
   cancel_all(l);
+  docker_host_leave(l->host, &l->watch.link);
   l->step = STEP_GONE;
-  if (!l->stopped) {
-    l->events.ended(l->ctx, &l->error);
+  if (!l->stopped)
     return;
-  }
   l->free_later.run = free_and_tell; // later, as this may be inside stop
   reactor_post(l->spec.reactor, &l->free_later);
 }
@@ -159,8 +141,9 @@ static void retry_remove(struct docker_launch *l)
   bool set = ++l->remove_tries < REMOVE_TRIES && timer_set(l->spec.reactor, &l->timer, nsec_add(clock_mono(), RETRY_INTERVAL));
   if (set)
     return;
+  // docker_host removes it when the Engine answers again, or else the gateway's next life.
   log_event(l->spec.reactor->log, LOG_ERROR, "docker.not_removed", LF_C("environment", l->spec.env->name), LF_C("worker", l->worker_id),
-            LF_C("container", l->ref));
+            LF_C("container", l->watch.id));
   gone(l);
 }
 
@@ -178,6 +161,7 @@ static void on_removed(void *ctx, const struct http_reply *reply)
 static void remove_container(struct docker_launch *l)
 {
   cancel_all(l);
+  l->step = STEP_REMOVE;
   if (!begin(l, STEP_REMOVE, "DELETE", CREATE_TIMEOUT, on_removed, "?force=1&v=1"))
     retry_remove(l);
 }
@@ -185,10 +169,14 @@ static void remove_container(struct docker_launch *l)
 // Ends the launch because of l->error.
 static void give_up(struct docker_launch *l)
 {
-  if (l->ref[0])
+  if (l->watch.id[0])
     remove_container(l);
   else
     gone(l);
+  if (l->stopped || l->told)
+    return;
+  l->told = true;
+  l->events.ended(l->ctx, &l->error);
 }
 
 static void fail_nomem(struct docker_launch *l)
@@ -200,22 +188,14 @@ static void fail_nomem(struct docker_launch *l)
 // The Engine did not do what it was asked to: no answer, or an error.
 static void fail(struct docker_launch *l, const char *what, const struct http_reply *reply)
 {
-  if (reply->err) {
-    err_set(&l->error, CODE_UNAVAILABLE, REASON_WORKER_START_FAILED,
-            "%s: no answer from the Docker Engine at %s (%s). Does it run, may the gateway use its socket, and is the environment's \"host\" right?",
-            what, l->spec.env->docker_host, reply->err->msg);
-  } else {
-    char message[DOCKER_MESSAGE_MAX];
-    docker_message(reply->status, reply->body, message);
-    err_set(&l->error, CODE_FAILED_PRECONDITION, REASON_WORKER_START_FAILED, "%s: the Docker Engine says: %s", what, message);
-  }
+  docker_host_failure(l->host, what, reply, &l->error);
   give_up(l);
 }
 
 static void on_stopped(void *ctx, const struct http_reply *reply)
 {
   struct docker_launch *l = ctx;
-  (void)reply; // whatever it says: the removal kills what still runs
+  (void)reply; // whatever it says, the removal is forced
   l->request.request = NULL;
   remove_container(l);
 }
@@ -238,85 +218,44 @@ static void explain(struct docker_launch *l)
 {
   docker_explain_exit(&l->container, l->spec.env, &l->error);
   log_tail_explain(&l->log, &l->error);
-  remove_container(l);
+  give_up(l);
 }
 
-static void on_exit_inspected(void *ctx, const struct http_reply *reply)
+static void container_ended(struct docker_launch *l, const struct docker_container *c)
 {
-  struct docker_launch *l = ctx;
-  l->request.request = NULL;
-  struct docker_container c;
-  if (reply->status == 200 && docker_container_parse(reply->body, l->spec.env, &c))
-    l->container = c;
-  explain(l);
-}
-
-static void inspect_exit(struct docker_launch *l)
-{
-  timer_unset(l->spec.reactor, &l->timer);
-  cancel(&l->logs);
-  if (!begin(l, STEP_EXIT, "GET", REQUEST_TIMEOUT, on_exit_inspected, "/json"))
+  l->container = *c;
+  docker_host_cancel(&l->request); // STEP_ADDRESS
+  docker_search_end(&l->search);
+  l->step = STEP_OUTPUT;
+  if (!l->logs.request || !timer_set(l->spec.reactor, &l->timer, nsec_add(clock_mono(), LAST_OUTPUT_TIMEOUT)))
     explain(l);
 }
 
-static void on_logs_done(void *ctx, const struct http_reply *reply)
+static bool may_end(const struct docker_launch *l)
 {
-  struct docker_launch *l = ctx;
-  (void)reply;
-  l->logs.request = NULL;
-  if (l->step == STEP_OUTPUT)
-    inspect_exit(l);
+  return l->step == STEP_ADDRESS || l->step == STEP_PORT || l->step == STEP_RUN;
 }
 
-static void container_ended(struct docker_launch *l, int64_t code)
+static void on_died(struct docker_watch *w, int64_t exit_code)
 {
-  l->container = (struct docker_container){.exit_code = code};
-  cancel(&l->request); // STEP_ADDRESS
-  l->step = STEP_OUTPUT;
-  if (!l->logs.request || !timer_set(l->spec.reactor, &l->timer, nsec_add(clock_mono(), LAST_OUTPUT_TIMEOUT)))
-    inspect_exit(l);
+  struct docker_launch *l = CONTAINER_OF(w, struct docker_launch, watch);
+  const struct docker_container c = {.exit_code = exit_code, .out_of_memory = w->out_of_memory};
+  if (l->step == STEP_START) { // the answer to that is still to come, and may say more
+    l->died = true;
+    l->container = c;
+  } else if (may_end(l)) {
+    container_ended(l, &c);
+  }
 }
 
-static void container_vanished(struct docker_launch *l)
+static void on_vanished(struct docker_watch *w)
 {
+  struct docker_launch *l = CONTAINER_OF(w, struct docker_launch, watch);
+  if (!may_end(l))
+    return;
   err_set(&l->error, CODE_FAILED_PRECONDITION, REASON_WORKER_START_FAILED, "the worker's container was removed by somebody else");
   log_tail_explain(&l->log, &l->error);
-  remove_container(l);
-}
-
-// --- what lasts as long as the container runs ----------------------------------------------------------------------------------------------
-
-static bool on_output(void *ctx, struct str piece)
-{
-  struct docker_launch *l = ctx;
-  return docker_stream_feed(&l->stream, piece, &l->log);
-}
-
-static void on_wait_done(void *ctx, const struct http_reply *reply)
-{
-  struct docker_launch *l = ctx;
-  l->wait.request = NULL;
-  int64_t code;
-  if (reply->status == 200 && docker_wait_code(reply->body, &code))
-    container_ended(l, code);
-  else if (reply->status == 404)
-    container_vanished(l);
-  else if (!timer_set(l->spec.reactor, &l->timer, nsec_add(clock_mono(), RETRY_INTERVAL)))
-    fail_nomem(l);
-  // else the Engine restarts, perhaps, and the container may live on: look again.
-}
-
-static void watch(struct docker_launch *l, bool again)
-{
-  struct http_options logs = {.method = "GET", .own_connection = true, .data = on_output, .done = on_logs_done};
-  struct http_options wait = {.method = "POST", .own_connection = true, .done = on_wait_done};
-  if (!l->logs.request) {
-    l->stream = (struct docker_stream){0};
-    // Without its output the worker does as well.
-    send_request(l, &l->logs, logs, "%s/containers/%s/logs?follow=1&stdout=1&stderr=1&tail=%s", l->api, l->ref, again ? "0" : "all");
-  }
-  if (!send_request(l, &l->wait, wait, "%s/containers/%s/wait", l->api, l->ref))
-    fail_nomem(l);
+  give_up(l);
 }
 
 static void on_timer(struct timer *t)
@@ -325,31 +264,136 @@ static void on_timer(struct timer *t)
   if (l->step == STEP_REMOVE)
     remove_container(l);
   else if (l->step == STEP_OUTPUT)
-    inspect_exit(l);
-  else
-    watch(l, true);
+    explain(l);
+}
+
+// --- what lasts as long as the container runs ----------------------------------------------------------------------------------------------
+
+static bool on_output(void *ctx, struct str piece)
+{
+  struct docker_launch *l = ctx;
+  struct str output;
+  while (piece.n) {
+    if (!docker_stream_next(&l->stream, &piece, &output))
+      return false;
+    log_tail_add(&l->log, output);
+    if (output.n && l->events.output && !l->stopped)
+      l->events.output(l->ctx, output);
+  }
+  return true;
+}
+
+static void on_logs_done(void *ctx, const struct http_reply *reply)
+{
+  struct docker_launch *l = ctx;
+  (void)reply;
+  l->logs.request = NULL;
+  if (l->step == STEP_OUTPUT)
+    explain(l);
+}
+
+// Without its output the worker does as well.
+static void follow_output(struct docker_launch *l, const char *lines)
+{
+  const struct http_options o = {.method = "GET", .own_connection = true, .data = on_output, .done = on_logs_done};
+  l->stream = (struct docker_stream){0};
+  docker_host_send(l->host, &l->logs, o, l, "%s/containers/%s/logs?follow=1&stdout=1&stderr=1&tail=%s", docker_host_api(l->host), l->watch.id, lines);
+}
+
+static void on_looked(void *ctx, const struct http_reply *reply)
+{
+  struct docker_launch *l = ctx;
+  struct docker_container c;
+  l->look.request = NULL;
+  if (!may_end(l))
+    return;
+  if (reply->status == 404)
+    on_vanished(&l->watch);
+  else if (reply->status == 200 && docker_container_parse(reply->body, l->spec.env, &c) && !c.running)
+    container_ended(l, &c);
+  else if (reply->status == 200 && !l->logs.request)
+    follow_output(l, "0");
+}
+
+static void on_look(struct docker_watch *w)
+{
+  struct docker_launch *l = CONTAINER_OF(w, struct docker_launch, watch);
+  const struct http_options o = {.method = "GET", .timeout = REQUEST_TIMEOUT, .done = on_looked};
+  if (may_end(l) && !l->look.request && !docker_host_send(l->host, &l->look, o, l, "%s/containers/%s/json", docker_host_api(l->host), l->watch.id))
+    fail_nomem(l);
 }
 
 // --- the launch ----------------------------------------------------------------------------------------------------------------------------
+
+static void tell_started(struct docker_launch *l, const struct endpoint *ep)
+{
+  l->step = STEP_RUN;
+  l->events.started(l->ctx, ep);
+}
+
+static void on_port_found(struct docker_search *s, const struct endpoint *found)
+{
+  struct docker_launch *l = CONTAINER_OF(s, struct docker_launch, search);
+  struct endpoint ep;
+  if (found && endpoint_copy(&ep, found)) {
+    docker_search_end(s);
+    tell_started(l, &ep);
+    endpoint_free(&ep);
+    return;
+  }
+  err_set(&l->error, CODE_FAILED_PRECONDITION, REASON_WORKER_START_FAILED,
+          "nothing in the worker's container answers at port 8000 or 7860, and its image exposes no port; set the environment's \"port\"; "
+          "ready_timeout_s "
+          "is %g",
+          l->spec.env->ready_timeout_s);
+  log_tail_explain(&l->log, &l->error);
+  give_up(l);
+}
+
+static void reach_worker(struct docker_launch *l, const struct docker_container *c)
+{
+  tell_progress(l, LAUNCH_BOOTING);
+  if (l->stopped)
+    return;
+  if (c->n_ports > 1) {
+    l->step = STEP_PORT;
+    if (!docker_search_start(&l->search, l->spec.reactor, c, nsec_add(clock_mono(), nsec_from_s(l->spec.env->ready_timeout_s)), on_port_found))
+      fail_nomem(l);
+    return;
+  }
+  char url[DOCKER_ADDRESS_MAX + 24];
+  snprintf(url, sizeof url, "http://%s:%u", c->address, (unsigned)c->ports[0]);
+  tell_started(l, &(struct endpoint){.url = url});
+}
 
 static void on_address(void *ctx, const struct http_reply *reply)
 {
   struct docker_launch *l = ctx;
   l->request.request = NULL;
-  l->step = STEP_RUN;
   struct docker_container c;
   if (reply->status != 200 || !docker_container_parse(reply->body, l->spec.env, &c)) {
     fail(l, "the worker's container can't be inspected", reply);
-  } else if (c.running && !c.address[0]) {
+  } else if (!c.running) {
+    container_ended(l, &c);
+  } else if (!c.address[0]) {
     err_set(&l->error, CODE_FAILED_PRECONDITION, REASON_WORKER_START_FAILED, "the worker's container has no address in network \"%s\" to reach it at",
             l->spec.env->network ? l->spec.env->network : "default");
     give_up(l);
-  } else if (c.running) {
-    char url[DOCKER_ADDRESS_MAX + 24];
-    snprintf(url, sizeof url, "http://%s:%u", c.address, (unsigned)c.port);
-    l->events.started(l->ctx, &(struct endpoint){.url = url});
+  } else {
+    reach_worker(l, &c);
   }
-  // else it has ended already, and the wait says so any moment.
+}
+
+// It runs; `lines` of its output are to be told that were before.
+static void find_address(struct docker_launch *l, const char *lines)
+{
+  if (!begin(l, STEP_ADDRESS, "GET", REQUEST_TIMEOUT, on_address, "/json")) {
+    fail_nomem(l);
+    return;
+  }
+  follow_output(l, lines);
+  if (l->died)
+    container_ended(l, &(struct docker_container){.exit_code = l->container.exit_code, .out_of_memory = l->container.out_of_memory});
 }
 
 static void on_started(void *ctx, const struct http_reply *reply)
@@ -357,54 +401,52 @@ static void on_started(void *ctx, const struct http_reply *reply)
   struct docker_launch *l = ctx;
   l->request.request = NULL;
   bool ok = reply->status == 204 || reply->status == 304;
-  if (ok && l->stopped) {
+  if (ok && l->stopped)
     stop_container(l);
-  } else if (!ok) {
+  else if (!ok)
     fail(l, "the worker's container can't be started", reply);
-  } else if (begin(l, STEP_ADDRESS, "GET", REQUEST_TIMEOUT, on_address, "/json")) {
-    watch(l, false);
-  } else {
-    fail_nomem(l);
-  }
+  else
+    find_address(l, "all");
 }
 
-static bool on_pull_output(void *ctx, struct str piece)
+static void copy_counts(struct docker_launch *l, const struct docker_pull *p)
 {
-  struct docker_launch *l = ctx;
-  return docker_pull_feed(&l->pull, piece);
+  l->progress.layers = p->n_layers;
+  l->progress.layers_done = p->layers_done;
+  l->progress.bytes = p->bytes;
+  l->progress.bytes_done = p->bytes_done;
 }
 
-static void on_pulled(void *ctx, const struct http_reply *reply)
+static void on_pull_progress(struct docker_pull_waiter *w, const struct docker_pull *counts)
 {
-  struct docker_launch *l = ctx;
+  struct docker_launch *l = CONTAINER_OF(w, struct docker_launch, pull);
+  copy_counts(l, counts);
+  tell_progress(l, LAUNCH_PULLING);
+}
+
+static void on_pulled(struct docker_pull_waiter *w, const struct docker_pull *counts, const char *error)
+{
+  struct docker_launch *l = CONTAINER_OF(w, struct docker_launch, pull);
   const struct env_config *env = l->spec.env;
-  l->request.request = NULL;
-  docker_pull_end(&l->pull);
-  if (reply->status == 200 && !l->pull.error[0]) {
-    create(l);
+  if (!error) {
+    copy_counts(l, counts);
+    prepare_create(l);
     return;
   }
   err_set(&l->error, CODE_FAILED_PRECONDITION, REASON_WORKER_START_FAILED,
           "the image \"%s\" is not on the Docker Engine at %s and can't be pulled: %s. Is the name right? Try: docker pull %s", env->image,
-          env->docker_host,
-          l->pull.error[0] ? l->pull.error
-          : reply->err     ? reply->err->msg
-                           : "no reason given",
-          env->image);
+          env->docker_host, error, env->image);
   give_up(l);
 }
 
 static void pull(struct docker_launch *l)
 {
+  tell_progress(l, LAUNCH_PULLING);
+  if (l->stopped)
+    return;
   l->step = STEP_PULL;
   l->pulled = true;
-  docker_pull_init(&l->pull);
-  // No time limit of its own: it ends when whoever asked for the worker gives up.
-  struct http_options o = {.method = "POST", .own_connection = true, .data = on_pull_output, .done = on_pulled};
-  struct buf path = {0};
-  bool ok = docker_pull_path(l->api, l->spec.env->image, &path) && send_request(l, &l->request, o, "%s", path.p);
-  buf_free(&path);
-  if (!ok)
+  if (!docker_host_pull(l->host, l->spec.env->image, &l->pull))
     fail_nomem(l);
 }
 
@@ -415,13 +457,20 @@ static bool image_missing(const struct http_reply *reply)
   return reply->status == 404 && strcasestr(message, "no such image");
 }
 
+static void fail_create(struct docker_launch *l, const struct http_reply *reply)
+{
+  char what[DOCKER_MESSAGE_MAX];
+  snprintf(what, sizeof what, "the worker's container can't be created from the image \"%s\"", l->spec.env->image);
+  fail(l, what, reply);
+}
+
 static void on_created(void *ctx, const struct http_reply *reply)
 {
   struct docker_launch *l = ctx;
   l->request.request = NULL;
   // An answer that got lost leaves open whether there is a container; then its name is what to remove it by.
-  if ((reply->err && reply->sent) || (reply->status == 201 && !docker_created_id(reply->body, l->ref)))
-    container_name(l, l->ref);
+  if ((reply->err && reply->sent) || (reply->status == 201 && !docker_created_id(reply->body, l->watch.id)))
+    memcpy(l->watch.id, l->watch.name, sizeof l->watch.id);
   if (l->stopped)
     give_up(l);
   else if (reply->status == 201 && begin(l, STEP_START, "POST", CREATE_TIMEOUT, on_started, "/start"))
@@ -431,45 +480,105 @@ static void on_created(void *ctx, const struct http_reply *reply)
   else if (image_missing(reply) && !l->pulled)
     pull(l);
   else
-    fail(l, cannot_create, reply);
+    fail_create(l, reply);
 }
 
 static void create(struct docker_launch *l)
 {
+  tell_progress(l, LAUNCH_STARTING);
+  if (l->stopped)
+    return;
   l->step = STEP_CREATE;
-  char name[DOCKER_REF_MAX];
-  container_name(l, name);
-  char *body = docker_create_body(l->spec.env, l->spec.env_vars, l->worker_id, l->spec.instance);
+  char hash[DOCKER_HASH_MAX];
+  struct docker_spec spec = {.env = l->spec.env,
+                             .env_vars = l->spec.env_vars,
+                             .worker_id = l->worker_id,
+                             .instance = l->spec.instance,
+                             .config = hash,
+                             .ports = l->ports,
+                             .n_ports = l->n_ports};
+  char *body = docker_config_hash(spec.env, spec.env_vars, docker_host_key(l->host), hash) ? docker_create_body(&spec) : NULL;
   struct http_options o = {.method = "POST", .body = str_c(body), .content_type = "application/json", .timeout = CREATE_TIMEOUT, .done = on_created};
-  bool ok = body && send_request(l, &l->request, o, "%s/containers/create?name=%s", l->api, name);
+  bool ok = body && docker_host_send(l->host, &l->request, o, l, "%s/containers/create?name=%s", docker_host_api(l->host), l->watch.name);
   free(body);
   if (!ok)
     fail_nomem(l);
 }
 
-static void on_version(void *ctx, const struct http_reply *reply)
+static void on_image(void *ctx, const struct http_reply *reply)
 {
   struct docker_launch *l = ctx;
   l->request.request = NULL;
-  if (reply->status != 200) {
-    fail(l, cannot_create, reply);
-  } else if (docker_api_version(reply->body, l->api)) {
-    create(l);
+  if (reply->status == 404 && !l->pulled) {
+    pull(l);
+  } else if (reply->status != 200) {
+    fail(l, "the worker's image can't be inspected", reply);
   } else {
-    err_set(&l->error, CODE_FAILED_PRECONDITION, REASON_WORKER_START_FAILED, "%s: what answers at %s is no Docker Engine with an API of version 1",
-            cannot_create, l->spec.env->docker_host);
-    give_up(l);
+    l->n_ports = docker_ports(0, reply->body, l->ports);
+    create(l);
   }
 }
 
-// --- the provider's three ------------------------------------------------------------------------------------------------------------------
-
-static bool prepare(struct docker_launch *l, const char *worker_id, const char *socket, struct err *e)
+// A port that is published has to be known before; else what the image exposes is seen when the container is inspected.
+static void prepare_create(struct docker_launch *l)
 {
-  l->worker_id = strdup(worker_id);
-  l->engine = (struct endpoint){.url = strdup("http://docker"), .unix_path = strdup(socket)};
-  const struct http_options o = {.method = "GET", .timeout = REQUEST_TIMEOUT, .done = on_version};
-  return (l->worker_id && l->engine.url && l->engine.unix_path && send_request(l, &l->request, o, "/version")) || err_nomem(e);
+  const struct env_config *env = l->spec.env;
+  const struct http_options o = {.method = "GET", .timeout = REQUEST_TIMEOUT, .done = on_image};
+  if (env->port)
+    l->n_ports = docker_ports(env->port, STR(""), l->ports);
+  if (env->port || !env->publish) {
+    create(l);
+    return;
+  }
+  l->step = STEP_IMAGE;
+  struct buf path = {0};
+  bool ok = docker_image_path(docker_host_api(l->host), env->image, &path) && docker_host_send(l->host, &l->request, o, l, "%s", path.p);
+  buf_free(&path);
+  if (!ok)
+    fail_nomem(l);
+}
+
+static void on_connected(struct docker_waiter *w, const struct err *e)
+{
+  struct docker_launch *l = CONTAINER_OF(w, struct docker_launch, connect);
+  if (e) {
+    l->error = *e;
+    give_up(l);
+  } else if (l->watch.id[0]) {
+    find_address(l, "100");
+  } else {
+    prepare_create(l);
+  }
+}
+
+// --- what the provider is --------------------------------------------------------------------------------------------------------------------
+
+static bool prepare(struct docker_launch *l, const struct launch_spec *spec, const char *socket)
+{
+  l->launch.provider = &provider_docker;
+  l->spec = *spec;
+  l->spec.worker_id = l->spec.adopt = NULL;
+  l->timer.fire = on_timer;
+  l->connect.done = on_connected;
+  l->pull.progress = on_pull_progress;
+  l->pull.done = on_pulled;
+  l->watch.died = on_died;
+  l->watch.removed = on_vanished;
+  l->watch.look = on_look;
+  list_init(&l->connect.link);
+  list_init(&l->pull.link);
+  list_init(&l->watch.link);
+  l->worker_id = strdup(spec->worker_id);
+  l->host = docker_host_get(spec->reactor, socket, spec->instance, spec->key);
+  if (!l->worker_id || !l->host)
+    return false;
+  if (spec->adopt)
+    snprintf(l->watch.id, sizeof l->watch.id, "%s", spec->adopt);
+  else
+    snprintf(l->watch.name, sizeof l->watch.name, "envgate-%s-%s-%s", spec->env->name, l->worker_id, docker_host_salt(l->host));
+  docker_host_watch(l->host, &l->watch);
+  docker_host_wait(l->host, &l->connect);
+  return true;
 }
 
 static struct launch *docker_start(const struct launch_spec *spec, const struct launch_events *events, void *ctx, struct err *e)
@@ -484,15 +593,12 @@ static struct launch *docker_start(const struct launch_spec *spec, const struct 
     err_nomem(e);
     return NULL;
   }
-  l->launch.provider = &provider_docker;
-  l->spec = *spec;
-  l->spec.worker_id = NULL;
   l->events = *events;
   l->ctx = ctx;
-  l->timer.fire = on_timer;
-  if (prepare(l, spec->worker_id, socket, e))
+  if (prepare(l, spec, socket))
     return &l->launch;
   launch_free(l);
+  err_nomem(e);
   return NULL;
 }
 
@@ -507,17 +613,23 @@ static void docker_stop(struct launch *launch, void (*stopped)(void *ctx), void 
   l->stopped = stopped;
   l->stopped_ctx = ctx;
   switch (l->step) {
-  case STEP_VERSION:
+  case STEP_CONNECT:
+    if (l->watch.id[0])
+      remove_container(l);
+    else
+      gone(l);
+    break;
+  case STEP_IMAGE:
   case STEP_PULL:
   case STEP_GONE:
     gone(l);
     break;
   case STEP_ADDRESS:
+  case STEP_PORT:
   case STEP_RUN:
     stop_container(l);
     break;
   case STEP_OUTPUT:
-  case STEP_EXIT:
     remove_container(l);
     break;
   case STEP_CREATE:
@@ -533,4 +645,6 @@ const struct provider provider_docker = {
     .start = docker_start,
     .log_tail = docker_log_tail,
     .stop = docker_stop,
+    .adopt = docker_adopt,
+    .adopt_end = docker_adopt_end,
 };

@@ -4,6 +4,8 @@
 #include <arpa/inet.h>
 #include <cjson/cJSON.h>
 #include <inttypes.h>
+#include <openssl/evp.h>
+#include <openssl/hmac.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,7 +13,7 @@
 
 #include "base/utf8.h"
 
-enum { API_MINOR = 41, PULL_LINE_MAX = 64 << 10 };
+enum { API_MINOR = 41, FIRST_PORT = 8000, SECOND_PORT = 7860 };
 
 const char *docker_socket_path(const char *docker_host)
 {
@@ -103,36 +105,44 @@ static bool add_env(cJSON *body, const struct pairs *env_vars)
   return ok;
 }
 
-static bool add_labels(cJSON *body, const struct env_config *env, const char *worker_id, const char *instance)
+static bool add_labels(cJSON *body, const struct docker_spec *s)
 {
   cJSON *labels = cJSON_AddObjectToObject(body, "Labels");
   bool ok = labels != NULL;
-  for (size_t i = 0; ok && i < env->labels.n; i++)
-    ok = cJSON_AddStringToObject(labels, env->labels.at[i].name, env->labels.at[i].value);
+  for (size_t i = 0; ok && i < s->env->labels.n; i++)
+    ok = cJSON_AddStringToObject(labels, s->env->labels.at[i].name, s->env->labels.at[i].value);
+  if (!s->instance)
+    return ok;
   // The gateway's own come last: should one be configured, the Engine takes the last.
-  return ok && cJSON_AddStringToObject(labels, "envgate.instance", instance) && cJSON_AddStringToObject(labels, "envgate.environment", env->name) &&
-         cJSON_AddStringToObject(labels, "envgate.worker", worker_id);
+  return ok && cJSON_AddStringToObject(labels, "envgate.instance", s->instance) &&
+         cJSON_AddStringToObject(labels, "envgate.environment", s->env->name) && cJSON_AddStringToObject(labels, "envgate.worker", s->worker_id) &&
+         cJSON_AddStringToObject(labels, "envgate.config", s->config);
 }
 
-static void port_name(const struct env_config *env, char name[16])
+static void port_name(uint16_t port, char name[16])
 {
-  snprintf(name, 16, "%u/tcp", (unsigned)(uint16_t)env->port);
+  snprintf(name, 16, "%u/tcp", (unsigned)port);
 }
 
-static bool add_exposed_port(cJSON *body, const struct env_config *env)
+static bool add_exposed_ports(cJSON *body, const struct docker_spec *s)
 {
   char name[16];
-  port_name(env, name);
-  return cJSON_AddObjectToObject(cJSON_AddObjectToObject(body, "ExposedPorts"), name);
-}
-
-static bool add_published_port(cJSON *host, const struct env_config *env)
-{
-  if (!env->publish)
+  if (!s->n_ports)
     return true;
+  cJSON *ports = cJSON_AddObjectToObject(body, "ExposedPorts");
+  bool ok = ports != NULL;
+  for (int i = 0; ok && i < s->n_ports; i++) {
+    port_name(s->ports[i], name);
+    ok = cJSON_AddObjectToObject(ports, name);
+  }
+  return ok;
+}
+
+static bool add_published_port(cJSON *bindings, uint16_t port)
+{
   char name[16];
-  port_name(env, name);
-  cJSON *array = cJSON_AddArrayToObject(cJSON_AddObjectToObject(host, "PortBindings"), name);
+  port_name(port, name);
+  cJSON *array = cJSON_AddArrayToObject(bindings, name);
   cJSON *binding = cJSON_CreateObject();
   if (!array || !cJSON_AddItemToArray(array, binding)) {
     cJSON_Delete(binding);
@@ -142,24 +152,101 @@ static bool add_published_port(cJSON *host, const struct env_config *env)
   return cJSON_AddStringToObject(binding, "HostIp", "127.0.0.1") && cJSON_AddStringToObject(binding, "HostPort", "");
 }
 
-static bool add_host_config(cJSON *body, const struct env_config *env)
+static bool add_published_ports(cJSON *host, const struct docker_spec *s)
 {
+  if (!s->env->publish)
+    return true;
+  cJSON *bindings = cJSON_AddObjectToObject(host, "PortBindings");
+  bool ok = bindings != NULL;
+  for (int i = 0; ok && i < s->n_ports; i++)
+    ok = add_published_port(bindings, s->ports[i]);
+  return ok;
+}
+
+// "SOURCE:TARGET" or "SOURCE:TARGET:ro". A source that is no path is a volume's name.
+static bool add_mount(cJSON *mounts, const char *text)
+{
+  const char *colon = strchr(text, ':'), *end = colon ? strchr(colon + 1, ':') : NULL;
+  cJSON *mount = cJSON_CreateObject();
+  if (!colon || !cJSON_AddItemToArray(mounts, mount)) {
+    cJSON_Delete(mount);
+    return false;
+  }
+  char *source = strndup(text, (size_t)(colon - text)), *target = end ? strndup(colon + 1, (size_t)(end - colon - 1)) : strdup(colon + 1);
+  bool ok = source && target && cJSON_AddStringToObject(mount, "Type", source[0] == '/' ? "bind" : "volume") &&
+            cJSON_AddStringToObject(mount, "Source", source) && cJSON_AddStringToObject(mount, "Target", target) &&
+            cJSON_AddBoolToObject(mount, "ReadOnly", end != NULL);
+  free(source);
+  free(target);
+  return ok;
+}
+
+static bool add_mounts(cJSON *host, const struct env_config *env)
+{
+  if (!env->docker_mounts.n)
+    return true;
+  cJSON *mounts = cJSON_AddArrayToObject(host, "Mounts");
+  bool ok = mounts != NULL;
+  for (size_t i = 0; ok && i < env->docker_mounts.n; i++)
+    ok = add_mount(mounts, env->docker_mounts.at[i]);
+  return ok;
+}
+
+static bool add_read_only(cJSON *host, const struct env_config *env)
+{
+  return !env->read_only || (cJSON_AddTrueToObject(host, "ReadonlyRootfs") &&
+                             cJSON_AddStringToObject(cJSON_AddObjectToObject(host, "Tmpfs"), "/tmp", "rw,exec,nosuid,nodev,mode=1777"));
+}
+
+static bool add_capabilities(cJSON *host, const struct env_config *env)
+{
+  bool ok = add_item(cJSON_AddArrayToObject(host, "CapDrop"), "ALL");
+  cJSON *add = ok && env->cap_add.n ? cJSON_AddArrayToObject(host, "CapAdd") : NULL;
+  for (size_t i = 0; ok && i < env->cap_add.n; i++)
+    ok = add_item(add, env->cap_add.at[i]);
+  return ok && add_item(cJSON_AddArrayToObject(host, "SecurityOpt"), "no-new-privileges");
+}
+
+// What a worker writes to its output is kept by the Engine for a while, and must not fill its disk.
+static bool add_log_config(cJSON *host)
+{
+  cJSON *log = cJSON_AddObjectToObject(host, "LogConfig");
+  cJSON *options = cJSON_AddStringToObject(log, "Type", "local") ? cJSON_AddObjectToObject(log, "Config") : NULL;
+  return cJSON_AddStringToObject(options, "max-size", "10m") && cJSON_AddStringToObject(options, "max-file", "2");
+}
+
+static bool add_host_config(cJSON *body, const struct docker_spec *s)
+{
+  const struct env_config *env = s->env;
   cJSON *host = cJSON_AddObjectToObject(body, "HostConfig");
   return host && cJSON_AddBoolToObject(host, "Init", env->init) && cJSON_AddFalseToObject(host, "AutoRemove") &&
          cJSON_AddFalseToObject(host, "PublishAllPorts") && add_limit(host, "Memory", env->memory_bytes) &&
          add_limit(host, "NanoCpus", (int64_t)(env->cpus * 1e9 + 0.5)) && add_limit(host, "PidsLimit", env->pids_limit) &&
-         (!env->network || cJSON_AddStringToObject(host, "NetworkMode", env->network)) && add_published_port(host, env) &&
-         add_item(cJSON_AddArrayToObject(host, "SecurityOpt"), "no-new-privileges") && add_item(cJSON_AddArrayToObject(host, "CapDrop"), "ALL");
+         (!env->network || cJSON_AddStringToObject(host, "NetworkMode", env->network)) && add_published_ports(host, s) && add_mounts(host, env) &&
+         add_read_only(host, env) && add_capabilities(host, env) && add_log_config(host);
 }
 
-char *docker_create_body(const struct env_config *env, const struct pairs *env_vars, const char *worker_id, const char *instance)
+char *docker_create_body(const struct docker_spec *s)
 {
   cJSON *body = cJSON_CreateObject();
-  bool ok = cJSON_AddStringToObject(body, "Image", env->image) && add_command(body, env) && add_env(body, env_vars) &&
-            add_labels(body, env, worker_id, instance) && add_exposed_port(body, env) && add_host_config(body, env);
+  bool ok = cJSON_AddStringToObject(body, "Image", s->env->image) && add_command(body, s->env) && add_env(body, s->env_vars) && add_labels(body, s) &&
+            add_exposed_ports(body, s) && add_host_config(body, s);
   char *text = ok ? cJSON_PrintUnformatted(body) : NULL;
   cJSON_Delete(body);
   return text;
+}
+
+bool docker_config_hash(const struct env_config *env, const struct pairs *env_vars, const char *key, char hash[DOCKER_HASH_MAX])
+{
+  const uint16_t port = (uint16_t)env->port;
+  char *body = docker_create_body(&(struct docker_spec){.env = env, .env_vars = env_vars, .ports = &port, .n_ports = port ? 1 : 0});
+  unsigned char mac[EVP_MAX_MD_SIZE];
+  unsigned n = 0;
+  bool ok = body && HMAC(EVP_sha256(), key, (int)strlen(key), (const unsigned char *)body, strlen(body), mac, &n) && n >= DOCKER_HASH_MAX / 2;
+  for (size_t i = 0; ok && i < DOCKER_HASH_MAX / 2; i++)
+    snprintf(hash + 2 * i, 3, "%02x", mac[i]);
+  free(body);
+  return ok;
 }
 
 static bool add_escaped(struct buf *path, const char *text)
@@ -180,22 +267,52 @@ bool docker_pull_path(const char *prefix, const char *image, struct buf *path)
          buf_char(path, '\0');
 }
 
+bool docker_image_path(const char *prefix, const char *image, struct buf *path)
+{
+  return buf_printf(path, "%s/images/", prefix) && add_escaped(path, image) && buf_str(path, STR("/json")) && buf_char(path, '\0');
+}
+
+// The instance is hexadecimal digits.
+bool docker_list_path(const char *prefix, const char *instance, struct buf *path)
+{
+  return buf_printf(path, "%s/containers/json?all=1&filters=", prefix) && add_escaped(path, "{\"label\":[\"envgate.instance=") &&
+         add_escaped(path, instance) && add_escaped(path, "\"]}") && buf_char(path, '\0');
+}
+
+bool docker_events_path(const char *prefix, const char *instance, const char *since, struct buf *path)
+{
+  static const char filters[] = "{\"type\":[\"container\"],\"event\":[\"die\",\"oom\",\"destroy\"],\"label\":[\"envgate.instance=";
+  return buf_printf(path, "%s/events?since=%s&filters=", prefix, since) && add_escaped(path, filters) && add_escaped(path, instance) &&
+         add_escaped(path, "\"]}") && buf_char(path, '\0');
+}
+
+void docker_time(int64_t nanoseconds, char time[DOCKER_TIME_MAX])
+{
+  if (nanoseconds < 0)
+    nanoseconds = 0;
+  snprintf(time, DOCKER_TIME_MAX, "%" PRId64 ".%09" PRId64, nanoseconds / 1000000000, nanoseconds % 1000000000);
+}
+
 // --- answers -------------------------------------------------------------------------------------------------------------------------------
+
+// Whether an id may go into paths.
+static bool is_id(const char *id)
+{
+  return id && id[0] && strlen(id) < DOCKER_REF_MAX && !id[strspn(id, "0123456789abcdef")];
+}
 
 bool docker_created_id(struct str body, char ref[DOCKER_REF_MAX])
 {
   cJSON *reply = parse(body);
   const char *id = string_in(reply, "Id");
-  // It goes into paths.
-  bool ok = id && id[0] && strlen(id) < DOCKER_REF_MAX && !id[strspn(id, "0123456789abcdef")];
+  bool ok = is_id(id);
   if (ok)
     memcpy(ref, id, strlen(id) + 1);
   cJSON_Delete(reply);
   return ok;
 }
 
-// As clean UTF-8 on one line, cut at a character's start: it quotes what the image says, as its command.
-static void copy_line(char to[DOCKER_MESSAGE_MAX], const char *from)
+void docker_copy_line(char to[DOCKER_MESSAGE_MAX], const char *from)
 {
   size_t n = 0, left = strlen(from);
   while (left) {
@@ -220,19 +337,48 @@ void docker_message(int status, struct str body, char message[DOCKER_MESSAGE_MAX
   cJSON *reply = parse(body);
   const char *text = string_in(reply, "message");
   if (text && *text)
-    copy_line(message, text);
+    docker_copy_line(message, text);
   else
     snprintf(message, DOCKER_MESSAGE_MAX, "HTTP status %d", status);
   cJSON_Delete(reply);
 }
 
-bool docker_wait_code(struct str body, int64_t *code)
+// Which of the exposed ports is the worker's: OpenEnv's own, else that of Spaces, else the lowest. 0: none is exposed.
+static uint16_t exposed_port(const cJSON *config)
 {
-  cJSON *reply = parse(body);
-  bool ok = cJSON_IsNumber(cJSON_GetObjectItemCaseSensitive(reply, "StatusCode"));
-  *code = int_in(reply, "StatusCode");
+  uint16_t best = 0;
+  const cJSON *item;
+  cJSON_ArrayForEach(item, cJSON_GetObjectItemCaseSensitive(config, "ExposedPorts"))
+  {
+    char *end = NULL;
+    long port = item->string ? strtol(item->string, &end, 10) : 0;
+    if (port <= 0 || port > UINT16_MAX || strcmp(end, "/tcp") != 0)
+      continue;
+    if (port == FIRST_PORT)
+      return FIRST_PORT;
+    if (port == SECOND_PORT || !best || (best != SECOND_PORT && port < best))
+      best = (uint16_t)port;
+  }
+  return best;
+}
+
+static int choose_ports(int64_t port, const cJSON *config, uint16_t ports[DOCKER_PORTS_MAX])
+{
+  ports[0] = port ? (uint16_t)port : exposed_port(config);
+  ports[1] = 0;
+  if (ports[0])
+    return 1;
+  ports[0] = FIRST_PORT;
+  ports[1] = SECOND_PORT;
+  return 2;
+}
+
+int docker_ports(int64_t port, struct str image, uint16_t ports[DOCKER_PORTS_MAX])
+{
+  cJSON *reply = parse(image);
+  int n = choose_ports(port, cJSON_GetObjectItemCaseSensitive(reply, "Config"), ports);
   cJSON_Delete(reply);
-  return ok;
+  return n;
 }
 
 static bool set_address(struct docker_container *c, const char *ip)
@@ -253,20 +399,23 @@ static void find_address(const cJSON *settings, struct docker_container *c)
                                                                                  set_address(c, string_in(network, "GlobalIPv6Address"))) return;
 }
 
-static void find_published(const cJSON *settings, const struct env_config *env, struct docker_container *c)
+// Where on 127.0.0.1 the worker's ports are published; no others are.
+static void find_published(const cJSON *settings, struct docker_container *c)
 {
-  char name[16];
-  port_name(env, name);
-  const cJSON *ports = cJSON_GetObjectItemCaseSensitive(settings, "Ports");
-  const char *text = string_in(cJSON_GetArrayItem(cJSON_GetObjectItemCaseSensitive(ports, name), 0), "HostPort");
-  long port = text ? strtol(text, NULL, 10) : 0;
-  if (port > 0 && port <= UINT16_MAX && set_address(c, "127.0.0.1"))
-    c->port = (uint16_t)port;
+  const cJSON *bindings;
+  c->n_ports = 0;
+  cJSON_ArrayForEach(bindings, cJSON_GetObjectItemCaseSensitive(settings, "Ports"))
+  {
+    const char *text = string_in(cJSON_GetArrayItem(bindings, 0), "HostPort");
+    long port = text ? strtol(text, NULL, 10) : 0;
+    if (port > 0 && port <= UINT16_MAX && c->n_ports < DOCKER_PORTS_MAX && set_address(c, "127.0.0.1"))
+      c->ports[c->n_ports++] = (uint16_t)port;
+  }
 }
 
 bool docker_container_parse(struct str body, const struct env_config *env, struct docker_container *c)
 {
-  *c = (struct docker_container){.port = (uint16_t)env->port};
+  *c = (struct docker_container){0};
   cJSON *reply = parse(body);
   const cJSON *state = cJSON_GetObjectItemCaseSensitive(reply, "State");
   const cJSON *settings = cJSON_GetObjectItemCaseSensitive(reply, "NetworkSettings");
@@ -275,14 +424,70 @@ bool docker_container_parse(struct str body, const struct env_config *env, struc
   c->out_of_memory = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(state, "OOMKilled"));
   c->exit_code = int_in(state, "ExitCode");
   const char *error = string_in(state, "Error");
-  copy_line(c->error, error ? error : "");
+  docker_copy_line(c->error, error ? error : "");
+  const cJSON *config = cJSON_GetObjectItemCaseSensitive(reply, "Config"); // has what the image exposes, too
+  c->n_ports = choose_ports(env->port, config, c->ports);
   if (env->network && !strcmp(env->network, "host"))
     set_address(c, "127.0.0.1");
   else if (env->publish)
-    find_published(settings, env, c);
+    find_published(settings, c);
   else
     find_address(settings, c);
   cJSON_Delete(reply);
+  return ok;
+}
+
+bool docker_list_parse(struct str body, void (*each)(void *ctx, const struct docker_listed *c), void *ctx)
+{
+  cJSON *list = parse(body);
+  const cJSON *item;
+  bool ok = cJSON_IsArray(list); // of anything else no member has an Id that is one
+  cJSON_ArrayForEach(item, list)
+  {
+    const cJSON *labels = cJSON_GetObjectItemCaseSensitive(item, "Labels");
+    const char *name = cJSON_GetStringValue(cJSON_GetArrayItem(cJSON_GetObjectItemCaseSensitive(item, "Names"), 0));
+    const char *state = string_in(item, "State"), *image = string_in(item, "Image");
+    const struct docker_listed c = {
+        .id = string_in(item, "Id"),
+        .name = !name            ? ""
+                : name[0] == '/' ? name + 1
+                                 : name,
+        .image = image ? image : "",
+        .environment = string_in(labels, "envgate.environment"),
+        .worker = string_in(labels, "envgate.worker"),
+        .config = string_in(labels, "envgate.config"),
+        .running = state && !strcmp(state, "running"),
+    };
+    if (is_id(c.id))
+      each(ctx, &c);
+  }
+  cJSON_Delete(list);
+  return ok;
+}
+
+bool docker_event_parse(struct str line, struct docker_event *e)
+{
+  static const struct {
+    const char *action;
+    enum docker_event_kind kind;
+  } kinds[] = {{"die", DOCKER_DIE}, {"oom", DOCKER_OOM}, {"destroy", DOCKER_DESTROY}};
+  *e = (struct docker_event){0};
+  cJSON *event = parse(line);
+  const cJSON *actor = cJSON_GetObjectItemCaseSensitive(event, "Actor");
+  const char *action = string_in(event, "Action"), *id = string_in(actor, "ID");
+  for (size_t i = 0; action && i < sizeof kinds / sizeof *kinds; i++)
+    if (!strcmp(action, kinds[i].action))
+      e->kind = kinds[i].kind;
+  bool ok = is_id(id);
+  if (ok)
+    memcpy(e->id, id, strlen(id) + 1);
+  const char *code = string_in(cJSON_GetObjectItemCaseSensitive(actor, "Attributes"), "exitCode");
+  e->exit_code = code ? strtoll(code, NULL, 10) : 0;
+  // As a double it is right to some 200 ns; what is told twice does no harm.
+  const cJSON *time = cJSON_GetObjectItemCaseSensitive(event, "timeNano");
+  if (cJSON_IsNumber(time) && time->valuedouble > 0 && time->valuedouble < 9e18)
+    docker_time((int64_t)time->valuedouble - 1000, e->time);
+  cJSON_Delete(event);
   return ok;
 }
 
@@ -317,55 +522,37 @@ static bool feed_head(struct docker_stream *s, struct str *piece)
   return s->n_head < sizeof s->head || (s->head[0] <= STDERR_STREAM && !s->head[1] && !s->head[2] && !s->head[3]);
 }
 
-bool docker_stream_feed(struct docker_stream *s, struct str piece, struct log_tail *log)
+bool docker_stream_next(struct docker_stream *s, struct str *piece, struct str *output)
 {
-  while (piece.n) {
-    if (s->n_head < sizeof s->head && !feed_head(s, &piece))
-      return false;
-    if (s->n_head < sizeof s->head)
-      return true;
-    size_t n = piece.n < s->left ? piece.n : s->left;
-    log_tail_add(log, (struct str){piece.p, n});
-    piece = str_skip(piece, n);
-    s->left -= (uint32_t)n;
-    if (!s->left)
-      s->n_head = 0;
-  }
+  *output = (struct str){piece->p, 0};
+  if (s->n_head < sizeof s->head && !feed_head(s, piece))
+    return false;
+  if (s->n_head < sizeof s->head)
+    return true;
+  output->p = piece->p;
+  output->n = piece->n < s->left ? piece->n : s->left;
+  *piece = str_skip(*piece, output->n);
+  s->left -= (uint32_t)output->n;
+  if (!s->left)
+    s->n_head = 0;
   return true;
 }
 
-static void read_pull_line(struct docker_pull *p)
+bool docker_lines_next(struct docker_lines *l, struct str *piece, struct str *line)
 {
-  cJSON *line = parse(buf_view(&p->line));
-  const char *error = string_in(line, "error");
-  if (!error)
-    error = string_in(line, "message"); // refused before it began
-  if (error)
-    copy_line(p->error, error);
-  cJSON_Delete(line);
-  buf_consume(&p->line, p->line.n);
+  l->line.max = DOCKER_LINE_MAX;
+  if (l->line.n && l->line.p[l->line.n - 1] == '\n') // it was the last call's
+    buf_consume(&l->line, l->line.n);
+  const char *end = piece->n ? memchr(piece->p, '\n', piece->n) : NULL;
+  size_t n = end ? (size_t)(end - piece->p) + 1 : piece->n;
+  if (n && !buf_add(&l->line, piece->p, n))
+    return false;
+  *piece = str_skip(*piece, n);
+  *line = (struct str){l->line.p, end ? l->line.n - 1 : l->line.n};
+  return end != NULL;
 }
 
-void docker_pull_init(struct docker_pull *p)
+void docker_lines_free(struct docker_lines *l)
 {
-  *p = (struct docker_pull){.line = {.max = PULL_LINE_MAX}};
-}
-
-bool docker_pull_feed(struct docker_pull *p, struct str piece)
-{
-  const char *end;
-  while (piece.n && (end = memchr(piece.p, '\n', piece.n))) {
-    size_t n = (size_t)(end - piece.p);
-    if (!buf_add(&p->line, piece.p, n))
-      return false;
-    read_pull_line(p);
-    piece = str_skip(piece, n + 1);
-  }
-  return buf_add(&p->line, piece.p, piece.n);
-}
-
-void docker_pull_end(struct docker_pull *p)
-{
-  read_pull_line(p);
-  buf_free(&p->line);
+  buf_free(&l->line);
 }

@@ -20,9 +20,11 @@ struct launch_spec {
   const struct env_config *env;
   const struct pairs *env_vars; // env's, with their references read; those that were one (source) are taken as they are, without placeholders
   const char *worker_id;        // unique in this gateway's life and short, fit for names and labels
-  const char *instance;         // the gateway's own id, for labels
-  const char *state_dir;        // for unix sockets
-  int ordinal;                  // static: which of the environment's urls
+  const char *instance;  // the gateway's own id, for labels; the same after a restart where state_dir lasts, and never that of two gateways alive
+  const char *key;       // goes with the instance, and is nobody else's to know
+  const char *adopt;     // set: an adoption's handle; the worker found is taken over, no new one launched
+  const char *state_dir; // for unix sockets
+  int ordinal;           // static: which of the environment's urls
 };
 
 // What a launch is at, for those who wait for it. Counts are 0 where they are not known (yet); they never go back.
@@ -48,20 +50,35 @@ struct launch_events {
   // again when it had to be launched anew at another address because its port was taken.
   void (*started)(void *ctx, const struct endpoint *ep);
   // It could not be launched, or it ended by itself, before or after `started`. `e` is FAILED_PRECONDITION (WORKER_START_FAILED) with what happened (exit code or
-  // signal, Engine error) in the first line and the last lines of its log in those after (log_tail_explain). Called at most once; everything of the worker is cleaned up already. Not after stop.
-  // The launch stays valid until stop, which must still be called and only frees then.
+  // signal, Engine error) in the first line and the last lines of its log in those after (log_tail_explain). Called at most once, as soon as it is known. Not after stop.
+  // The launch stays valid until stop, which must still be called, frees then, and waits for what is left of the worker (a container's removal) to be gone.
   void (*ended)(void *ctx, const struct err *e);
+};
+
+// What an earlier life of this gateway left behind when it was killed (the same instance): workers that run without anybody to stop them.
+struct adoption_events {
+  // One that runs and was launched with the very settings that `env` has now. True: the callee takes it by start(), inside, with launch_spec.adopt = `handle` and the
+  // id it had, which no other worker may be given then; whether it is healthy shows as with any launch (readiness). False: it is removed like all that does not fit.
+  bool (*found)(void *ctx, const struct env_config *env, const char *worker_id, const char *handle);
+  // All that there was has been told, or there was no looking (the Engine does not answer: it is looked for again when it does, and then what is found is removed):
+  // the time to launch new ones has come. Called once, within a few seconds, never inside adopt.
+  void (*listed)(void *ctx);
 };
 
 struct provider {
   const char *name; // as in the configuration
-  // Launches. NULL with `e` set when it cannot even begin. spec's pointers live as long as the launch, except worker_id, which is copied.
+  // Launches. NULL with `e` set when it cannot even begin. spec's pointers live as long as the launch, except worker_id and adopt, which are copied.
   struct launch *(*start)(const struct launch_spec *spec, const struct launch_events *events, void *ctx, struct err *e);
   // The last lines of the worker's output, at most `max` bytes, as UTF-8 text for error messages ("" where there is none).
   void (*log_tail)(struct launch *l, char *text, size_t max);
   // Stops the worker and all that belongs to it (process group, container): SIGTERM, after stop_grace_s SIGKILL. `stopped` is called once nothing is left; the launch
   // is freed by then. After stop no other callback comes. Fine in every state, also while it starts.
   void (*stop)(struct launch *l, void (*stopped)(void *ctx), void *ctx);
+  // Optional (NULL: what it launches dies with the gateway). Called once in the gateway's life, before any start; looks for what an earlier life left of any of the
+  // configured environments of this provider. What it returns is kept until adopt_end, which ends it in any state (no callback any more), after the last launch is
+  // gone. NULL: there is nothing to look for, or out of memory; no callback comes.
+  struct adoption *(*adopt)(struct reactor *r, const char *instance, const char *key, const struct adoption_events *events, void *ctx);
+  void (*adopt_end)(struct adoption *a);
 };
 
 // The provider of that name, or NULL.

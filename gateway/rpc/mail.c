@@ -19,6 +19,7 @@ struct call_mail {
 
 struct parcel {
   struct parcel *next;
+  bool head; // it is the head, and no message
   struct buf message;
 };
 
@@ -46,7 +47,10 @@ void mail_free(struct call *c)
 static void hand_over(struct call *c, struct parcel *first)
 {
   for (struct parcel *p = first; p; p = p->next)
-    c->front->message(c, &p->message);
+    if (p->head)
+      c->front->head(c);
+    else
+      c->front->message(c, &p->message);
   parcels_free(first);
 }
 
@@ -114,7 +118,7 @@ static void mail_at_owner(struct reactor *r, struct task *t)
     c->handler->drained(c);
 }
 
-bool mail_send(struct call *c)
+bool mail_send(struct call *c, bool head)
 {
   struct call_mail *mail = c->mail;
   if (!mail) {
@@ -127,6 +131,7 @@ bool mail_send(struct call *c)
   struct parcel *p = mail->bytes + c->out.n <= MAX_MAIL ? calloc(1, sizeof *p) : NULL;
   if (!p)
     return false;
+  p->head = head;
   p->message = c->out;
   c->out = (struct buf){.max = c->out.max};
   *mail->last = p;

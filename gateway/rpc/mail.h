@@ -6,8 +6,9 @@
 
 #include "rpc/rpc.h"
 
-// At the owner of a call that has crossed: sends the message that c->out has home. False: out of memory, or too much waits.
-bool mail_send(struct call *c);
+// At the owner of a call that has crossed: sends the message that c->out has home, or word that the head is to go out. False: out of memory, or too
+// much waits.
+bool mail_send(struct call *c, bool head);
 
 // At home, when the call has finished: passes what is left to the front.
 void mail_finish(struct call *c);

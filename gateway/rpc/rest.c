@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "rpc/rest.h"
 
+#include "base/percent.h"
 #include "base/utf8.h"
 
 // Our replies are flat but for payloads, which were checked when they came in.
@@ -8,49 +9,15 @@ enum { REPLY_DEPTH = 1024 };
 
 // --- percent-encoding ----------------------------------------------------------------------------------------------------------------------
 
-struct decoding {
-  bool plus_is_space; // as in queries
-  bool keep_slash;    // %2F stays as it is
-};
-
-static int hex_digit(char c)
-{
-  if (c >= '0' && c <= '9')
-    return c - '0';
-  if (c >= 'a' && c <= 'f')
-    return c - 'a' + 10;
-  if (c >= 'A' && c <= 'F')
-    return c - 'A' + 10;
-  return -1;
-}
-
 // Decodes `text` into the arena; it ends in NUL there. `field` is for errors.
-static bool percent_decode(struct str text, struct decoding how, const char *field, struct arena *a, struct str *out, struct err *e)
+static bool decode_text(struct str text, struct percent_decoding how, const char *field, struct arena *a, struct str *out, struct err *e)
 {
   char *to = arena_alloc(a, text.n + 1);
   if (!to)
     return err_nomem(e);
-  size_t n = 0;
-  while (n < text.n && text.p[n] != '%' && text.p[n] != '+')
-    n++;
-  if (n)
-    memcpy(to, text.p, n);
-  for (size_t i = n; i < text.n; i++) {
-    char c = text.p[i];
-    if (c == '%') {
-      int high = text.n - i > 2 ? hex_digit(text.p[i + 1]) : -1;
-      int low = text.n - i > 2 ? hex_digit(text.p[i + 2]) : -1;
-      if (high < 0 || low < 0)
-        return err_field(e, REASON_INVALID_REQUEST, field, "%s: \"%%\" must be followed by two hexadecimal digits; a \"%%\" itself is %%25", field);
-      c = (char)(high * 16 + low);
-      if (c != '/' || !how.keep_slash)
-        i += 2;
-      else
-        c = '%';
-    } else if (c == '+' && how.plus_is_space)
-      c = ' ';
-    to[n++] = c;
-  }
+  size_t n;
+  if (!percent_decode(text, how, to, &n))
+    return err_field(e, REASON_INVALID_REQUEST, field, "%s: \"%%\" must be followed by two hexadecimal digits; a \"%%\" itself is %%25", field);
   if (memchr(to, '\0', n) || !utf8_valid(to, n))
     return err_field(e, REASON_INVALID_REQUEST, field, "%s: must be UTF-8 text without NUL when it is decoded", field);
   *out = (struct str){to, n};
@@ -158,9 +125,10 @@ static const char *extras_field(const ProtobufCMessageDescriptor *input)
   return strcmp(type->name, "envgate.v1.Payload") == 0 ? f->name : NULL;
 }
 
-static ProtobufCMessage *from_body(const struct rpc_method *method, struct str body, int max_depth, struct arena *a, struct err *e)
+static ProtobufCMessage *from_body(const struct rest_match *match, struct str body, int max_depth, struct arena *a, struct err *e)
 {
-  struct transcode_options o = {.max_depth = max_depth};
+  const struct rpc_method *method = match->method;
+  struct transcode_options o = {.max_depth = max_depth, .types = &match->api->types};
   if (method->http_body && strcmp(method->http_body, "*") == 0) {
     o.extras_field = extras_field(method->input);
     return json_decode(method->input, body.n ? body : STR("{}"), &o, a, e);
@@ -185,15 +153,15 @@ static bool set_parameter(ProtobufCMessage *m, struct str pair, struct arena *a,
   const char *equals = memchr(pair.p, '=', pair.n);
   struct str name = {pair.p, equals ? (size_t)(equals - pair.p) : pair.n};
   struct str value = equals ? str_skip(pair, name.n + 1) : STR("");
-  struct decoding how = {.plus_is_space = true};
-  if (!percent_decode(name, how, "query", a, &name, e))
+  struct percent_decoding how = {.plus_is_space = true};
+  if (!decode_text(name, how, "query", a, &name, e))
     return false;
   const char *field = snake_case(name, a);
   if (!field)
     return err_nomem(e);
   if (path_is_set(m, field))
     return err_field(e, REASON_INVALID_REQUEST, field, "%s: is given twice", field);
-  return percent_decode(value, how, field, a, &value, e) && text_decode_field(m, str_c(field), value, a, e);
+  return decode_text(value, how, field, a, &value, e) && text_decode_field(m, str_c(field), value, a, e);
 }
 
 static bool from_query(ProtobufCMessage *m, struct str query, struct arena *a, struct err *e)
@@ -217,7 +185,7 @@ static bool from_path(ProtobufCMessage *m, const struct rest_match *match, struc
     if (path_is_set(m, field))
       return err_field(e, REASON_INVALID_REQUEST, field, "%s: is given by the path; leave it out of the body and the query", field);
     struct str text = {0};
-    if (!percent_decode(match->var[i].text, (struct decoding){.keep_slash = !match->var[i].whole}, field, a, &text, e) ||
+    if (!decode_text(match->var[i].text, (struct percent_decoding){.keep_slash = !match->var[i].whole}, field, a, &text, e) ||
         !text_decode_field(m, str_c(field), text, a, e))
       return false;
   }
@@ -226,7 +194,7 @@ static bool from_path(ProtobufCMessage *m, const struct rest_match *match, struc
 
 ProtobufCMessage *rest_request(const struct rest_match *m, struct str query, struct str body, int max_depth, struct arena *a, struct err *e)
 {
-  ProtobufCMessage *request = from_body(m->method, body, max_depth, a, e);
+  ProtobufCMessage *request = from_body(m, body, max_depth, a, e);
   if (!request || !from_query(request, query, a, e) || !from_path(request, m, a, e))
     return NULL;
   return request;
@@ -234,10 +202,11 @@ ProtobufCMessage *rest_request(const struct rest_match *m, struct str query, str
 
 // --- the reply -----------------------------------------------------------------------------------------------------------------------------
 
-bool rest_reply(const struct rpc_method *method, const ProtobufCMessage *reply, struct splices *splices, struct buf *out, struct err *e)
+bool rest_reply(const struct rpc_api *api, const struct rpc_method *method, const ProtobufCMessage *reply, struct splices *splices, struct buf *out,
+                struct err *e)
 {
   const struct transcode_options o = {
-      .max_depth = REPLY_DEPTH, .snake_case = true, .emit_defaults = true, .payloads_checked = true, .splices = splices};
+      .max_depth = REPLY_DEPTH, .types = &api->types, .snake_case = true, .emit_defaults = true, .payloads_checked = true, .splices = splices};
   if (!method->http_response_body)
     return json_encode(reply, &o, out, e);
   const ProtobufCFieldDescriptor *f = protobuf_c_message_descriptor_get_field_by_name(reply->descriptor, method->http_response_body);

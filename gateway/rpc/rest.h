@@ -13,6 +13,7 @@
 enum { REST_MAX_VARS = 8 };
 
 struct rest_match {
+  const struct rpc_api *api;
   const struct rpc_method *method;
   int vars;
   struct {
@@ -24,7 +25,7 @@ struct rest_match {
 
 // Finds the method. `path` is as in the request line, without the query; the match points into it. When no verb of the path fits, *other_verb is
 // set, and `allow` (may be NULL) gets the verbs that do: "GET, DELETE". HEAD finds what GET finds.
-bool rest_find(struct str verb, struct str path, struct rest_match *m, bool *other_verb, struct buf *allow);
+bool rest_find(const struct rpc_api *api, struct str verb, struct str path, struct rest_match *m, bool *other_verb, struct buf *allow);
 
 // Whether a path fits a template ("/v1/{name=sessions/*}"), whose variables go into `m`; m->method is left alone.
 bool rest_match_template(struct str template, struct str path, struct rest_match *m);
@@ -35,6 +36,7 @@ ProtobufCMessage *rest_request(const struct rest_match *m, struct str query, str
 
 // The reply's JSON, behind what `out` has. The bytes of its payloads are known to be valid JSON: they are not checked again, and large ones
 // may be noted in `splices` (may be NULL) instead of copied.
-bool rest_reply(const struct rpc_method *method, const ProtobufCMessage *reply, struct splices *splices, struct buf *out, struct err *e);
+bool rest_reply(const struct rpc_api *api, const struct rpc_method *method, const ProtobufCMessage *reply, struct splices *splices, struct buf *out,
+                struct err *e);
 
 #endif

@@ -109,25 +109,25 @@ static void add_verb(struct buf *allow, const char *verb)
 }
 
 // Whether there are methods for the path at all; `allow` (may be NULL) gets their verbs.
-static bool find_other_verbs(struct str path, struct buf *allow)
+static bool find_other_verbs(const struct rpc_api *api, struct str path, struct buf *allow)
 {
   bool any = false;
   struct rest_match match;
-  for (int i = 0; i < rpc_method_count; i++)
-    if (rpc_methods[i].http_path && rest_match_template(str_c(rpc_methods[i].http_path), path, &match)) {
+  for (int i = 0; i < api->method_count; i++)
+    if (api->methods[i].http_path && rest_match_template(str_c(api->methods[i].http_path), path, &match)) {
       any = true;
-      add_verb(allow, rpc_methods[i].http_verb);
+      add_verb(allow, api->methods[i].http_verb);
     }
   return any;
 }
 
-bool rest_find(struct str verb, struct str path, struct rest_match *m, bool *other_verb, struct buf *allow)
+bool rest_find(const struct rpc_api *api, struct str verb, struct str path, struct rest_match *m, bool *other_verb, struct buf *allow)
 {
   if (str_eq(verb, STR("HEAD")))
     verb = STR("GET");
   bool found = false, found_custom = false;
-  for (int i = 0; i < rpc_method_count; i++) {
-    const struct rpc_method *method = &rpc_methods[i];
+  for (int i = 0; i < api->method_count; i++) {
+    const struct rpc_method *method = &api->methods[i];
     struct rest_match match;
     if (!method->http_path || !str_eq(str_c(method->http_verb), verb) || !rest_match_template(str_c(method->http_path), path, &match))
       continue;
@@ -137,9 +137,10 @@ bool rest_find(struct str verb, struct str path, struct rest_match *m, bool *oth
       continue;
     found = true;
     found_custom = custom;
+    match.api = api;
     match.method = method;
     *m = match;
   }
-  *other_verb = !found && find_other_verbs(path, allow);
+  *other_verb = !found && find_other_verbs(api, path, allow);
   return found;
 }

@@ -20,6 +20,7 @@ enum {
 };
 
 struct rpc {
+  const struct rpc_api *api;
   const struct rpc_handler **handlers; // by method; NULL: not served
   uint32_t *reply_size;                // by method: of the last one
   int *table;                          // method index + 1 by hash of its path; open addressing
@@ -34,24 +35,25 @@ struct rpc {
 
 // --- methods -------------------------------------------------------------------------------------------------------------------------------
 
-bool rpc_init(struct reactor *r, const struct rpc_handler *handlers)
+bool rpc_init(struct reactor *r, const struct rpc_api *api, const struct rpc_handler *handlers)
 {
   struct rpc *rpc = calloc(1, sizeof *rpc);
   if (!rpc)
     return false;
   r->rpc = rpc;
+  rpc->api = api;
   list_init(&rpc->calls);
   size_t size = 4;
-  while (size < (size_t)rpc_method_count * 2)
+  while (size < (size_t)api->method_count * 2)
     size *= 2;
   rpc->mask = size - 1;
   rpc->table = calloc(size, sizeof *rpc->table);
-  rpc->handlers = calloc((size_t)rpc_method_count, sizeof(const struct rpc_handler *));
-  rpc->reply_size = calloc((size_t)rpc_method_count, sizeof *rpc->reply_size);
+  rpc->handlers = calloc((size_t)api->method_count, sizeof(const struct rpc_handler *));
+  rpc->reply_size = calloc((size_t)api->method_count, sizeof *rpc->reply_size);
   if (!rpc->table || !rpc->handlers || !rpc->reply_size)
     return false;
-  for (int i = 0; i < rpc_method_count; i++) {
-    size_t at = hash_fnv(0, str_c(rpc_methods[i].path)) & rpc->mask;
+  for (int i = 0; i < api->method_count; i++) {
+    size_t at = hash_fnv(0, str_c(api->methods[i].path)) & rpc->mask;
     while (rpc->table[at])
       at = (at + 1) & rpc->mask;
     rpc->table[at] = i + 1;
@@ -94,6 +96,11 @@ void rpc_free(struct reactor *r)
   r->rpc = NULL;
 }
 
+const struct rpc_api *rpc_api(const struct reactor *r)
+{
+  return r->rpc->api;
+}
+
 int rpc_calls(struct reactor *r)
 {
   return r->rpc->count;
@@ -102,10 +109,11 @@ int rpc_calls(struct reactor *r)
 const struct rpc_method *rpc_find(struct reactor *r, struct str path, int *index)
 {
   struct rpc *rpc = r->rpc;
+  const struct rpc_method *methods = rpc->api->methods;
   int i = rpc->last;
-  if (!str_eq(path, str_c(rpc_methods[i].path))) {
+  if (!str_eq(path, str_c(methods[i].path))) {
     size_t at = hash_fnv(0, path) & rpc->mask;
-    while (rpc->table[at] && !str_eq(path, str_c(rpc_methods[rpc->table[at] - 1].path)))
+    while (rpc->table[at] && !str_eq(path, str_c(methods[rpc->table[at] - 1].path)))
       at = (at + 1) & rpc->mask;
     i = rpc->table[at] - 1;
     if (i < 0)
@@ -114,7 +122,7 @@ const struct rpc_method *rpc_find(struct reactor *r, struct str path, int *index
   }
   if (index)
     *index = i;
-  return &rpc_methods[i];
+  return &methods[i];
 }
 
 // --- the life of a call --------------------------------------------------------------------------------------------------------------------
@@ -294,7 +302,7 @@ static ProtobufCMessage *decode(struct call *c, struct str bytes, struct arena *
   int depth = (int)c->home->config->max_json_depth;
   if (c->codec == CODEC_PROTO)
     return proto_decode(c->method->input, bytes, depth, a, e);
-  struct transcode_options o = {.max_depth = depth};
+  struct transcode_options o = {.max_depth = depth, .types = &c->home->rpc->api->types};
   return json_decode(c->method->input, bytes, &o, a, e);
 }
 
@@ -414,6 +422,13 @@ void call_refuse(struct call *c, const struct err *e)
   end_unasked(c, &precise);
 }
 
+void call_drop(struct call *c)
+{
+  assert(!c->method && !c->begun && !c->errands);
+  c->finished = c->delivered = true;
+  call_free(c);
+}
+
 // --- the end -------------------------------------------------------------------------------------------------------------------------------
 
 static bool encode_proto(struct call *c, const ProtobufCMessage *m, struct err *e)
@@ -431,11 +446,12 @@ static bool encode(struct call *c, const ProtobufCMessage *m, struct err *e)
   case CODEC_PROTO:
     return encode_proto(c, m, e);
   case CODEC_REST:
-    return rest_reply(c->method, m, &c->splices, &c->out, e);
+    return rest_reply(c->owner->rpc->api, c->method, m, &c->splices, &c->out, e);
   case CODEC_JSON:
     break;
   }
-  struct transcode_options o = {.max_depth = (int)c->owner->config->max_json_depth, .payloads_checked = true, .splices = &c->splices};
+  struct transcode_options o = {
+      .max_depth = (int)c->owner->config->max_json_depth, .types = &c->owner->rpc->api->types, .payloads_checked = true, .splices = &c->splices};
   return json_encode(m, &o, &c->out, e);
 }
 
@@ -456,6 +472,71 @@ static bool encode_reply(struct call *c, const ProtobufCMessage *m, struct err *
                  MAX_REPLY);
 }
 
+static struct call_extra *extra_of(struct call *c)
+{
+  if (!c->extra)
+    c->extra = arena_alloc(&c->arena, sizeof *c->extra);
+  return c->extra;
+}
+
+// Room for one more in an array in the arena; NULL when out of memory.
+static void *grow(struct arena *a, void *at, size_t n, size_t *room, size_t size)
+{
+  if (n < *room)
+    return at;
+  size_t more = *room ? *room * 2 : 4;
+  char *to = arena_alloc(a, more * size);
+  if (!to)
+    return NULL;
+  if (n)
+    memcpy(to, at, n * size);
+  *room = more;
+  return to;
+}
+
+bool headers_add(struct headers *h, struct str name, struct str value, struct arena *a)
+{
+  struct header *at = grow(a, h->at, h->n, &h->room, sizeof *at);
+  const char *name_copy = arena_dup(a, name), *value_copy = arena_dup(a, value);
+  if (!at || !name_copy || !value_copy)
+    return false;
+  h->at = at;
+  h->at[h->n++] = (struct header){{name_copy, name.n}, {value_copy, value.n}};
+  return true;
+}
+
+bool call_add_header(struct call *c, struct str name, struct str value)
+{
+  struct call_extra *x = extra_of(c);
+  return x && headers_add(&x->head, name, value, &c->arena);
+}
+
+bool call_add_trailer(struct call *c, struct str name, struct str value)
+{
+  struct call_extra *x = extra_of(c);
+  return x && headers_add(&x->trailers, name, value, &c->arena);
+}
+
+bool call_add_detail(struct call *c, struct str type_url, struct str value)
+{
+  struct call_extra *x = extra_of(c);
+  struct call_detail *at = x ? grow(&c->arena, x->details, x->detail_count, &x->detail_room, sizeof *at) : NULL;
+  const char *type = arena_dup(&c->arena, type_url), *bytes = arena_dup(&c->arena, value);
+  if (!at || !type || !bytes)
+    return false;
+  x->details = at;
+  x->details[x->detail_count++] = (struct call_detail){type, {bytes, value.n}};
+  return true;
+}
+
+void call_send_head(struct call *c)
+{
+  if (c->crossed)
+    mail_send(c, true); // without memory for it, the first message will bring the head
+  else
+    c->front->head(c);
+}
+
 bool call_send(struct call *c, const ProtobufCMessage *m)
 {
   size_t before = c->out.n;
@@ -464,7 +545,7 @@ bool call_send(struct call *c, const ProtobufCMessage *m)
     return false;
   c->sent += c->out.n - before;
   if (c->crossed)
-    return mail_send(c);
+    return mail_send(c, false);
   c->front->message(c, &c->out);
   c->out.n = 0;
   return true;

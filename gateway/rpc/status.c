@@ -30,23 +30,43 @@ static char *unconst(const char *s)
   return u.to;
 }
 
-Google__Rpc__Status *rpc_status(const struct err *e, struct arena *a)
+static bool add_own(Google__Rpc__Status *status, const struct call_extra *extra, struct arena *a)
+{
+  for (size_t i = 0; i < extra->detail_count; i++) {
+    Google__Protobuf__Any *any = arena_alloc(a, sizeof *any);
+    if (!any)
+      return false;
+    google__protobuf__any__init(any);
+    any->type_url = unconst(extra->details[i].type);
+    any->value = (ProtobufCBinaryData){extra->details[i].value.n, (uint8_t *)unconst(extra->details[i].value.p)};
+    status->details[status->n_details++] = any;
+  }
+  return true;
+}
+
+// `extra` may be NULL.
+static Google__Rpc__Status *make_status(const char *domain, const struct call_extra *extra, const struct err *e, struct arena *a)
 {
   enum { DETAILS = 3 };
+  size_t own = extra ? extra->detail_count : 0;
   Google__Rpc__Status *status = arena_alloc(a, sizeof *status);
   if (!status)
     return NULL;
   google__rpc__status__init(status);
   status->code = (int32_t)e->code;
   status->message = arena_dup(a, str_c(e->msg));
-  status->details = arena_alloc(a, DETAILS * sizeof(Google__Protobuf__Any *));
+  status->details = arena_alloc(a, (own + DETAILS) * sizeof(Google__Protobuf__Any *));
   if (!status->message || !status->details)
     return NULL;
+  if (extra && !add_own(status, extra, a))
+    return NULL;
+  if (!domain)
+    return status;
   if (e->reason) {
     Google__Rpc__ErrorInfo info;
     google__rpc__error_info__init(&info);
     info.reason = unconst(e->reason);
-    info.domain = unconst("envgate");
+    info.domain = unconst(domain);
     if (!add_detail(status, &info.base, a))
       return NULL;
   }
@@ -76,11 +96,21 @@ Google__Rpc__Status *rpc_status(const struct err *e, struct arena *a)
   return status;
 }
 
-bool rpc_status_pack(const struct err *e, struct buf *out)
+Google__Rpc__Status *rpc_status_in(const char *domain, const struct err *e, struct arena *a)
+{
+  return make_status(domain, NULL, e, a);
+}
+
+Google__Rpc__Status *call_status(const struct call *c, const struct err *e, struct arena *a)
+{
+  return make_status(rpc_api(c->home)->error_domain, c->extra, e, a);
+}
+
+bool call_status_pack(const struct call *c, const struct err *e, struct buf *out)
 {
   struct arena a;
   arena_init(&a, 64 << 10);
-  const Google__Rpc__Status *status = rpc_status(e, &a);
+  const Google__Rpc__Status *status = call_status(c, e, &a);
   char *to = NULL;
   if (status) {
     size_t n = google__rpc__status__get_packed_size(status);

@@ -75,7 +75,8 @@ struct reactor {
   // What the upper layers keep for each reactor. Each is set by its layer.
   struct http_client *http;
   struct session_table *sessions;
-  struct pools *pools; // on reactor 0 only
+  struct pools *pools;              // on reactor 0 only
+  struct docker_host *docker_hosts; // on reactor 0 only
   struct rpc *rpc;
   struct grpc_front *grpc_front;
   struct http_front *http_front;

@@ -18,7 +18,7 @@ static bool is_loopback(const struct sockaddr_storage *addr)
 
 void socket_tune(int fd)
 {
-  struct sockaddr_storage peer;
+  struct sockaddr_storage peer = {0};
   socklen_t n = sizeof peer;
   if (getpeername(fd, (struct sockaddr *)&peer, &n) || (peer.ss_family != AF_INET && peer.ss_family != AF_INET6))
     return;

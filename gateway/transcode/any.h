@@ -6,8 +6,9 @@
 #include <protobuf-c/protobuf-c.h>
 
 #include "base/str.h"
+#include "transcode/transcode.h"
 
-// The message that a type URL ("type.googleapis.com/google.rpc.ErrorInfo") names; NULL: none that the gateway knows.
-const ProtobufCMessageDescriptor *any_type(struct str url);
+// The message that a type URL ("type.googleapis.com/google.rpc.ErrorInfo") names; NULL: none of `types`, which may be NULL.
+const ProtobufCMessageDescriptor *any_type(const struct message_types *types, struct str url);
 
 #endif

@@ -4,6 +4,7 @@
 
 #include "base/json.h"
 #include "transcode/json_write.h"
+#include "transcode/map_keys.h"
 #include "transcode/text.h"
 
 bool write_full(struct writer *w, size_t more)
@@ -160,16 +161,23 @@ static bool write_array(struct writer *w, const struct path *at, const ProtobufC
 
 bool write_map(struct writer *w, const struct path *at, const ProtobufCMessage *m, const ProtobufCFieldDescriptor *f)
 {
-  ProtobufCMessage *const *entries = *(ProtobufCMessage * *const *)field_value(m, f);
+  struct map_keys keys;
+  if (!map_keys_find(&keys, m, f, &w->scratch))
+    return err_nomem(w->e);
   struct path here = *at;
-  for (size_t i = 0; i < field_count(m, f); i++) {
-    const ProtobufCFieldDescriptor *fields = entries[i]->descriptor->fields;
+  bool first = true;
+  for (size_t i = 0; i < keys.n; i++) {
+    if (map_keys_come_again(&keys, i))
+      continue;
+    const ProtobufCMessage *entry = keys.entries[i];
+    const ProtobufCFieldDescriptor *fields = entry->descriptor->fields;
     here.index = (long)i;
-    if (!write_text(w, i ? STR(",") : STR("{")) || !write_scalar(w, &fields[0], field_value(entries[i], &fields[0]), true) ||
-        !write_text(w, STR(":")) || !write_value(w, &here, &fields[1], field_value(entries[i], &fields[1])))
+    if (!write_text(w, first ? STR("{") : STR(",")) || !write_scalar(w, &fields[0], field_value(entry, &fields[0]), true) ||
+        !write_text(w, STR(":")) || !write_value(w, &here, &fields[1], field_value(entry, &fields[1])))
       return false;
+    first = false;
   }
-  return write_text(w, field_count(m, f) ? STR("}") : STR("{}"));
+  return write_text(w, first ? STR("{}") : STR("}"));
 }
 
 // Any field's value, present or not.

@@ -266,7 +266,7 @@ static bool read_any(struct reader *r, const struct path *at, Google__Protobuf__
     return false;
   if (empty)
     return json_skip(&r->j, NULL) || read_failed(r, at);
-  const ProtobufCMessageDescriptor *desc = any_type(url);
+  const ProtobufCMessageDescriptor *desc = any_type(r->o->types, url);
   if (!desc)
     return read_expected(r, at, "\"@type\" with the URL of a known message type");
   ProtobufCMessage *inner = message_new(desc, r->a);

@@ -134,7 +134,7 @@ static bool write_any(struct writer *w, const struct path *at, const ProtobufCMe
   const Google__Protobuf__Any *any = (const Google__Protobuf__Any *)m;
   if (!str_c(any->type_url).n && !any->value.len)
     return write_text(w, STR("{}"));
-  const ProtobufCMessageDescriptor *desc = any_type(str_c(any->type_url));
+  const ProtobufCMessageDescriptor *desc = any_type(w->o->types, str_c(any->type_url));
   if (!desc)
     return path_err(at, w->e, REASON_INVALID_REQUEST, "no such message type is known");
   ProtobufCMessage *inner = proto_decode(desc, (struct str){(const char *)any->value.data, any->value.len}, w->o->max_depth, &w->scratch, w->e);

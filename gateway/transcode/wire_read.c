@@ -231,6 +231,8 @@ static bool keep_unknown(const struct reader *r, ProtobufCMessage *m, uint32_t i
 // The field of that number. Encoders write them in order, so it is mostly the one behind the last, `near`.
 static inline const ProtobufCFieldDescriptor *find_field(const ProtobufCMessageDescriptor *desc, const ProtobufCFieldDescriptor *near, unsigned id)
 {
+  if (!desc->n_fields) // and there is no array
+    return NULL;
   const ProtobufCFieldDescriptor *end = desc->fields + desc->n_fields;
   for (int i = 0; i < 4 && near < end; i++, near++)
     if (near->id == id)

@@ -235,8 +235,8 @@ static bool put_message(struct writer *w, const ProtobufCMessage *m)
     put_bytes(w, u->data, u->len);
     put_tag(w, u->tag, u->wire_type);
   }
-  const ProtobufCFieldDescriptor *first = m->descriptor->fields, *f = first + m->descriptor->n_fields;
-  while (f-- > first) {
+  for (unsigned i = m->descriptor->n_fields; i-- > 0;) {
+    const ProtobufCFieldDescriptor *f = &m->descriptor->fields[i];
     if (!is_written(m, f))
       continue;
     if (f->label == PROTOBUF_C_LABEL_REPEATED) {

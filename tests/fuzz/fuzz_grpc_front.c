@@ -6,6 +6,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "api/api.h"
 #include "api/health.h"
 #include "api/reflection.h"
 #include "config/config.h"
@@ -64,16 +65,18 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
   if (!size)
     return 0;
   struct config config = {.max_message_bytes = 4096, .max_json_depth = 8, .max_header_bytes = 1024, .max_streams = 4, .idle_connection_s = 1};
+  const struct http_route no_routes[] = {{0}};
+  const struct http_site site = {.routes = no_routes};
   struct rpc_handler handlers[ROWS] = {0};
   struct reactor *r = calloc(1, sizeof *r), *all[] = {r};
   struct metrics *m = calloc(1, sizeof *m);
   struct err e;
   int pair[2];
-  check(r && m && metrics_init(m, rpc_method_count) && reactor_init(r, 0, all, 1, &e));
+  check(r && m && metrics_init(m, envgate_api.method_count) && reactor_init(r, 0, all, 1, &e));
   r->config = &config;
   r->metrics = m;
   gather(handlers);
-  check(rpc_init(r, handlers) && health_init(r) && grpc_front_init(r, &e));
+  check(rpc_init(r, &envgate_api, handlers) && health_init(r) && grpc_front_init(r, &site, &e));
   check(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, pair) == 0 && grpc_front_accept(r, pair[0]));
   talk(r, pair[1], data, size);
   health_set_serving(r, false);

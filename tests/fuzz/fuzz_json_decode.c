@@ -8,6 +8,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 
+#include "api/api.h"
 #include "base/json.h"
 #include "transcode/transcode.h"
 
@@ -26,7 +27,7 @@ static const ProtobufCMessageDescriptor *const types[] = {
     &envgate__v1__list_sessions_response__descriptor,
 };
 
-static const struct transcode_options options = {.max_depth = DEPTH, .extras_field = "options"};
+static const struct transcode_options options = {.max_depth = DEPTH, .types = &envgate_api.types, .extras_field = "options"};
 
 static void check(bool holds)
 {
@@ -39,7 +40,7 @@ static void round_trip(const ProtobufCMessageDescriptor *desc, const ProtobufCMe
   struct buf once = {0}, twice = {0}, wire = {0};
   struct err e = {0};
   // An Any nests by one more level on the way out than its type's URL does on the way in.
-  const struct transcode_options deeper = {.max_depth = DEPTH + 2};
+  const struct transcode_options deeper = {.max_depth = DEPTH + 2, .types = &envgate_api.types};
   if (json_encode(m, &options, &once, &e)) {
     check(json_check(buf_view(&once), JSON_DEPTH_MAX, "", NULL, &e));
     m = json_decode(desc, buf_view(&once), &deeper, a, &e);

@@ -2,6 +2,7 @@
 // A request line "VERB path?query", then a newline and the body: finding the method and making its request.
 #include <stdlib.h>
 
+#include "api/api.h"
 #include "rpc/rest.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n);
@@ -25,7 +26,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
   struct rest_match m;
   bool other_verb;
   struct buf allow = {.max = 64};
-  if (rest_find(verb, path, &m, &other_verb, &allow)) {
+  if (rest_find(&envgate_api, verb, path, &m, &other_verb, &allow)) {
     struct arena a;
     arena_init(&a, ARENA);
     struct err e;

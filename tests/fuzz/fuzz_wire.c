@@ -8,6 +8,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 
+#include "api/api.h"
 #include "transcode/transcode.h"
 
 enum { DEPTH = 20 };
@@ -32,7 +33,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
   if (!size)
     return 0;
   const ProtobufCMessageDescriptor *desc = types[data[0] % (sizeof types / sizeof *types)];
-  const struct transcode_options options = {.max_depth = DEPTH};
+  const struct transcode_options options = {.max_depth = DEPTH, .types = &envgate_api.types};
   struct str bytes = {(const char *)data + 1, size - 1};
   struct arena a;
   struct buf out = {0};

@@ -119,17 +119,44 @@ def _unmount_below(root):
         subprocess.run(["umount", "--lazy", point], check=False, capture_output=True)
 
 
-def _stop(daemon):
-    daemon.send_signal(signal.SIGTERM)
-    try:
-        daemon.wait(timeout=30)
-    except subprocess.TimeoutExpired:
-        daemon.kill()
-        daemon.wait()
+class OwnEngine(Engine):
+    """One that was started for the tests, and can be started anew."""
+
+    def __init__(self, host, command, log):
+        super().__init__(host)
+        self._command, self._log_path = command, log
+        self._daemon = None
+
+    def start(self):
+        # Where nobody reaps the containerd of a dockerd that was killed, dockerd takes it to be alive.
+        (self._log_path.parent / "exec/containerd/containerd.pid").unlink(missing_ok=True)
+        with open(self._log_path, "a", encoding="utf-8") as log:
+            self._daemon = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+        deadline = time.monotonic() + 60
+        while not self.answers():
+            if self._daemon.poll() is not None or time.monotonic() > deadline:
+                tail = "\n".join(self._log_path.read_text(encoding="utf-8").splitlines()[-20:])
+                raise EngineError(f"dockerd does not answer (exit code {self._daemon.poll()}); the end of its log:\n{tail}")
+            time.sleep(0.05)
+
+    def stop(self, sig=signal.SIGTERM):
+        if self._daemon is None:
+            return
+        self._daemon.send_signal(sig)
+        try:
+            self._daemon.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            self._daemon.kill()
+            self._daemon.wait()
+        self._daemon = None
+
+    def running(self):
+        return self._daemon is not None and self._daemon.poll() is None
 
 
 @contextlib.contextmanager
-def _own_engine():
+def own_engine():
+    """Yields an OwnEngine."""
     for program in ("dockerd", "docker", "ip", "setpriv"):
         if not shutil.which(program):
             raise EngineError(f"the docker tests need {program}: run `make deps` (Debian: docker.io iproute2 util-linux)")
@@ -137,29 +164,24 @@ def _own_engine():
         raise EngineError(f"the docker tests need root to start dockerd, or an Engine at {DEFAULT_SOCKET} or $DOCKER_HOST that this user may use")
     name = f"envgate{os.getpid()}"  # an interface's name has at most 15 characters
     root = pathlib.Path(tempfile.mkdtemp(prefix="envgate-docker-", dir="/tmp"))  # short: a socket's path has at most 107
-    engine = Engine(f"unix://{root}/docker.sock")
+    host = f"unix://{root}/docker.sock"
     (root / "daemon.json").write_text("{}", encoding="utf-8")
     command = [
         "setpriv", "--pdeathsig", "TERM",  # it ends even when the tests are killed
-        "dockerd", "--config-file", f"{root}/daemon.json", "--host", engine.host, "--data-root", f"{root}/data", "--exec-root", f"{root}/exec",
+        "dockerd", "--config-file", f"{root}/daemon.json", "--host", host, "--data-root", f"{root}/data", "--exec-root", f"{root}/exec",
         "--pidfile", f"{root}/pid", "--bridge", name, "--cgroup-parent", f"/{name}", "--containerd-namespace", name,
         "--containerd-plugins-namespace", f"{name}-plugins", "--iptables=false", "--ip6tables=false", "--ip-masq=false", "--ip-forward=false",
     ]  # fmt: skip
+    engine = OwnEngine(host, command, root / "log")
     try:
-        with _remove_strays(), _bridge(name), open(root / "log", "w", encoding="utf-8") as log:
-            with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True) as daemon:
-                try:
-                    deadline = time.monotonic() + 60
-                    while not engine.answers():
-                        if daemon.poll() is not None or time.monotonic() > deadline:
-                            tail = "\n".join((root / "log").read_text(encoding="utf-8").splitlines()[-20:])
-                            raise EngineError(f"dockerd does not answer (exit code {daemon.poll()}); the end of its log:\n{tail}")
-                        time.sleep(0.05)
-                    yield engine
-                finally:
-                    if daemon.poll() is None and (left := engine.docker("ps", "--all", "--quiet").split()):
-                        engine.docker("rm", "--force", "--volumes", *left)
-                    _stop(daemon)
+        with _remove_strays(), _bridge(name):
+            try:
+                engine.start()
+                yield engine
+            finally:
+                if engine.running() and (left := engine.docker("ps", "--all", "--quiet").split()):
+                    engine.docker("rm", "--force", "--volumes", *left)
+                engine.stop()
     finally:
         _unmount_below(root)
         _remove_cgroups(name)
@@ -177,5 +199,5 @@ def engine():
     elif os.path.exists(DEFAULT_SOCKET) and Engine(f"unix://{DEFAULT_SOCKET}").answers():
         yield Engine(f"unix://{DEFAULT_SOCKET}")
     else:
-        with _own_engine() as own:
+        with own_engine() as own:
             yield own

@@ -12,31 +12,25 @@ import threading
 import time
 
 import docker_engine
+import docker_support
 import grpc
 import make_image
 import pytest
 import requests
-from conftest import BIN, SLOW, VENVS, code_of
+from conftest import SLOW, code_of
+from docker_support import SERVE, WORKER, container_of, environment, none_left
 
 from envgate.v1 import payload_pb2, session_service_pb2 as pb
 
-OPENENV, WORKER = "envgate-test/openenv:0.10.0", "envgate-test/worker:latest"
-SERVE = [f"/{BIN.name}", "worker", "echo", "--listen", "0.0.0.0:8000"]
-
-
 @pytest.fixture(scope="module")
 def engine():
-    with docker_engine.engine() as e:
-        e.load(make_image.program_tar(BIN), WORKER, SERVE)
+    with docker_engine.engine() as e, docker_support.images(e):
         yield e
-        for image in e.docker("image", "ls", "--quiet", "envgate-test/*").split():
-            e.docker("image", "rm", "--force", image)
 
 
 @pytest.fixture(scope="module")
 def openenv_image(engine):
-    engine.load(make_image.openenv_tar(VENVS["openenv-0.10.0"]), OPENENV, make_image.OPENENV_COMMAND, env=make_image.OPENENV_ENV)
-    return OPENENV
+    return docker_support.load_openenv(engine)
 
 
 @pytest.fixture(autouse=True)
@@ -45,18 +39,6 @@ def nothing_is_left(engine):
     before = set(engine.containers("envgate.instance"))
     yield
     assert set(engine.containers("envgate.instance")) <= before
-
-
-def environment(engine, image=WORKER, docker=None, **keys):
-    settings = {"image": image, "host": engine.host, **(docker or {})}
-    return {"environments": {"e": {"docker": settings, "ready_timeout_s": 60, **keys}}}
-
-
-def container_of(engine, worker=None):
-    """The one container of environment e, or of one of its workers, as the Engine shows it."""
-    labels = ["envgate.environment=e", *([f"envgate.worker={worker}"] if worker else [])]
-    (container,) = engine.containers(*labels)
-    return engine.inspect(container)
 
 
 def create_or_lose(g):
@@ -131,7 +113,9 @@ def test_limits_labels_and_init(engine, gateway):
     assert not host["AutoRemove"] and not host["Privileged"] and not host["PublishAllPorts"]
     assert labels["team"] == "rl"
     assert labels["envgate.environment"] == "e"
-    assert container["Name"] == f"/envgate-e-{labels['envgate.worker']}-{labels['envgate.instance']}"
+    assert re.fullmatch(f"/envgate-e-{labels['envgate.worker']}-[0-9a-f]{{8}}", container["Name"])
+    assert re.fullmatch("[0-9a-f]{16}", labels["envgate.instance"])
+    assert re.fullmatch("[0-9a-f]{32}", labels["envgate.config"])
 
 
 def test_without_init(engine, gateway):
@@ -162,7 +146,7 @@ def test_network_of_its_own(engine, gateway):
 def test_network_that_is_not_there(engine, gateway):
     g = gateway(environment(engine, docker={"network": "envgate-missing"}))
     assert "network envgate-missing not found" in create_refused(g).text
-    assert not engine.containers("envgate.environment=e")
+    none_left(engine, g)
 
 
 def test_network_without_address(engine, gateway):
@@ -176,7 +160,7 @@ def test_exit_at_start(engine, gateway):
     assert "WORKER_START_FAILED" in reply.text
     assert "exited with code 2" in reply.text
     assert "Its last output:\\nenvgate worker: " in reply.text
-    assert not engine.containers("envgate.environment=e")
+    none_left(engine, g)
 
 
 def test_command_that_is_not_there(engine, gateway):
@@ -184,7 +168,7 @@ def test_command_that_is_not_there(engine, gateway):
     reply = create_refused(g)
     assert "WORKER_START_FAILED" in reply.text
     assert "/no/such/program" in reply.text
-    assert not engine.containers("envgate.environment=e")
+    none_left(engine, g)
 
 
 def test_out_of_memory(engine, openenv_image, gateway):

@@ -13,7 +13,10 @@ def document(shared_gateway):
 
 def schema_of(document, verb, path, status="200"):
     operation = document["paths"][path][verb]
-    reply = operation["responses"].get(status) or document["components"]["responses"]["Error"]
+    reply = operation["responses"][status]
+    if "$ref" in reply:
+        assert reply["$ref"] == "#/components/responses/Error"
+        reply = document["components"]["responses"]["Error"]
     return reply["content"]["application/json"]["schema"]
 
 

@@ -35,6 +35,7 @@ HOMES = {
     "nghttp2/nghttp2.h": ("front/grpc",),
     "curl/curl.h": ("upstream/", "serve.c", "cli/health.c", "cli/client.c"),
     "wslay/wslay.h": ("upstream/ws", "reference/"),
+    "zlib.h": ("base/gzip",),
     "cjson/cJSON.h": ("config/", "providers/docker"),
 }
 

@@ -7,7 +7,7 @@ set -u
 cd "$(dirname "$0")/../.."
 failed=0
 flags=(-std=gnu17 -D_GNU_SOURCE '-DENVGATE_VERSION="lint"' -Igateway -isystem build/gen -Wno-unknown-warning-option)
-sources() { git ls-files --cached --others --exclude-standard 'gateway/*.[ch]' 'tests/unit/*.[ch]' 'tests/fuzz/*.[ch]'; }
+sources() { git ls-files --cached --others --exclude-standard 'gateway/*.[ch]' 'tests/unit/*.[ch]' 'tests/fuzz/*.[ch]' 'tests/conformance/*.[ch]' 'tests/clients/c/*.c' 'tools/stubs/c/*.[ch]'; }
 
 layers() { python3 tests/lint/layers.py; }
 

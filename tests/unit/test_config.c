@@ -78,7 +78,9 @@ static void test_defaults(void **state)
   assert_int_equal(env->queue_limit, 16);
   assert_int_equal(env->max_reply_bytes, 104857600);
   assert_string_equal(env->docker_host, "unix:///var/run/docker.sock");
-  assert_int_equal(env->port, 8000);
+  assert_int_equal(env->port, 0);
+  assert_int_equal(env->memory_bytes, INT64_C(4) << 30);
+  assert_int_equal(env->pids_limit, 2048);
   assert_true(env->init);
   assert_false(env->publish);
   assert_string_equal(env->uv_path, "uv");
@@ -116,6 +118,19 @@ static void test_values(void **state)
   assert_true(d->publish);
   assert_false(d->init);
   assert_string_equal(d->headers.at[0].value, "a b");
+  config_free(c);
+}
+
+// The image of a Space, unless one is given.
+static void test_docker_spaces(void **state)
+{
+  (void)state;
+  struct config *c = parse_ok("{\"environments\": {\"a\": {\"docker\": {\"space\": \"Open.Env/My_echo-2\"}},"
+                              "\"b\": {\"docker\": {\"space\": \"o/n\", \"tag\": \"V1.2\"}},"
+                              "\"c\": {\"docker\": {\"space\": \"o/n\", \"image\": \"mine:1\"}}}}");
+  assert_string_equal(config_env(c, STR("a"))->image, "registry.hf.space/open-env-my-echo-2:latest");
+  assert_string_equal(config_env(c, STR("b"))->image, "registry.hf.space/o-n:V1.2");
+  assert_string_equal(config_env(c, STR("c"))->image, "mine:1");
   config_free(c);
 }
 
@@ -258,6 +273,12 @@ static void test_wrong_environments(void **state)
       {"{\"uv\": {\"project\": \".\", \"space\": \"a/b\"}}", "environments.x.uv", "exactly one"},
       {"{\"uv\": {\"space\": \"a\"}}", "environments.x.uv.space", "ORG/NAME"},
       {"{\"uv\": {\"project\": \"\"}}", "environments.x.uv.project", "not empty"},
+      {"{\"docker\": {\"port\": 1}}", "environments.x.docker", "an image or a space"},
+      {"{\"docker\": {\"image\": \"x\", \"tag\": \"1\"}}", "environments.x.docker.tag", "goes with a space"},
+      {"{\"docker\": {\"space\": \"x\"}}", "environments.x.docker.space", "ORG/NAME"},
+      {"{\"docker\": {\"image\": \"x\", \"mounts\": [\"relative/path:/x\"]}}", "environments.x.docker.mounts.0", "SOURCE"},
+      {"{\"docker\": {\"image\": \"x\", \"mounts\": [\"/a:/b:rw\"]}}", "environments.x.docker.mounts.0", "SOURCE"},
+      {"{\"docker\": {\"image\": \"x\", \"cap_add\": [\"net_raw\"]}}", "environments.x.docker.cap_add.0", "capability"},
       {"{\"uv\": {\"project\": \".\", \"port\": 8000}, \"max_workers\": 2}", "environments.x.uv.port", "max_workers"},
       {"{\"uv\": {\"project\": \".\", \"reload\": true, \"workers\": 2}}", "environments.x.uv.reload", "several workers"},
       {"{\"uv\": {\"space\": \"a/b\", \"workers\": 2}}", "environments.x.uv", "an app"},
@@ -297,7 +318,7 @@ static void test_all_mistakes(void **state)
   static const struct {
     const char *path;
     int line;
-  } want[] = {{"threads", 2}, {"log_level", 3}, {"environments.a.lease_s", 5}, {"environments.a.docker.image", 5}, {"environments.b", 6}};
+  } want[] = {{"threads", 2}, {"log_level", 3}, {"environments.a.lease_s", 5}, {"environments.a.docker", 5}, {"environments.b", 6}};
   struct config_mistakes m;
   assert_null(config_parse(STR("{\n\"threads\": -1,\n\"log_level\": 1,\n\"environments\": {\n"
                                "\"a\": {\"lease_s\": -1, \"docker\": {\"port\": 1}},\n\"b\": {\"lease_s\": 1,\n\"queue_limit\": 1}}}"),
@@ -407,10 +428,19 @@ static void test_table(void **state)
 int main(void)
 {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_defaults),   cmocka_unit_test(test_values),       cmocka_unit_test(test_provider_left_out),
-      cmocka_unit_test(test_references), cmocka_unit_test(test_wrong_values), cmocka_unit_test(test_wrong_environments),
-      cmocka_unit_test(test_names),      cmocka_unit_test(test_all_mistakes), cmocka_unit_test(test_broken_json),
-      cmocka_unit_test(test_bounds),     cmocka_unit_test(test_load),         cmocka_unit_test(test_table),
+      cmocka_unit_test(test_defaults),
+      cmocka_unit_test(test_references),
+      cmocka_unit_test(test_values),
+      cmocka_unit_test(test_docker_spaces),
+      cmocka_unit_test(test_provider_left_out),
+      cmocka_unit_test(test_wrong_values),
+      cmocka_unit_test(test_wrong_environments),
+      cmocka_unit_test(test_names),
+      cmocka_unit_test(test_all_mistakes),
+      cmocka_unit_test(test_broken_json),
+      cmocka_unit_test(test_bounds),
+      cmocka_unit_test(test_load),
+      cmocka_unit_test(test_table),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -7,6 +7,7 @@
 
 #include <cmocka.h>
 
+#include "api/api.h"
 #include "base/json.h"
 #include "transcode/transcode.h"
 #include "transcode_test.pb-c.h"
@@ -68,7 +69,7 @@ static const char sample[] =
     "\"anAny\":{\"@type\":\"x/google.rpc.BadRequest\",\"fieldViolations\":[{\"field\":\"f\"}]},\"aString\":\"w\","
     "\"anys\":[{\"@type\":\"x/google.protobuf.Struct\",\"value\":{\"a\":1}}]}}";
 
-static const struct transcode_options options = {.max_depth = 16};
+static const struct transcode_options options = {.max_depth = 16, .types = &envgate_api.types};
 
 // An arena whose chunks are all used up again and again: each message is followed by filler, so that allocations do not hide in one chunk.
 static bool json_to_message(struct err *e)

@@ -119,20 +119,20 @@ static void frames_half_and_bad(void **state)
   assert_int_equal(grpc_frames_next(&f, &in, &m), GRPC_FRAME_TOO_LARGE);
   f = (struct grpc_frames){.max = 4};
   in = (struct str){"\1\0\0\0\0", 5};
-  assert_int_equal(grpc_frames_next(&f, &in, &m), GRPC_FRAME_COMPRESSED);
+  assert_int_equal(grpc_frames_next(&f, &in, &m), GRPC_FRAME_FLAG);
   f = (struct grpc_frames){.max = 4};
   in = (struct str){"\x80\0\0\0\0", 5};
-  assert_int_equal(grpc_frames_next(&f, &in, &m), GRPC_FRAME_COMPRESSED);
+  assert_int_equal(grpc_frames_next(&f, &in, &m), GRPC_FRAME_FLAG);
 }
 
 static void prefixes(void **state)
 {
   (void)state;
   uint8_t p[GRPC_PREFIX];
-  assert_true(grpc_prefix(p, 0x01020304));
+  assert_true(grpc_prefix(p, 0, 0x01020304));
   assert_memory_equal(p, "\0\1\2\3\4", GRPC_PREFIX);
-  assert_true(grpc_prefix(p, UINT32_MAX));
-  assert_false(grpc_prefix(p, (size_t)UINT32_MAX + 1));
+  assert_true(grpc_prefix(p, 0, UINT32_MAX));
+  assert_false(grpc_prefix(p, 0, (size_t)UINT32_MAX + 1));
 }
 
 static void percent(void **state)

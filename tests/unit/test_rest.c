@@ -6,6 +6,7 @@
 
 #include <cmocka.h>
 
+#include "api/api.h"
 #include "envgate/v1/environment_service.pb-c.h"
 #include "envgate/v1/session_service.pb-c.h"
 #include "rpc/rest.h"
@@ -93,7 +94,7 @@ static void find(const char *verb, const char *path, const char *expect_method, 
   struct rest_match m;
   bool other_verb = true;
   struct buf allow = {0};
-  bool found = rest_find(str_c(verb), str_c(path), &m, &other_verb, &allow);
+  bool found = rest_find(&envgate_api, str_c(verb), str_c(path), &m, &other_verb, &allow);
   assert_int_equal(found, expect_method != NULL);
   if (found)
     assert_string_equal(m.method->name, expect_method);
@@ -132,7 +133,7 @@ static void make(struct made *made, const char *verb, const char *path, const ch
 {
   struct rest_match m;
   bool other_verb;
-  assert_true(rest_find(str_c(verb), str_c(path), &m, &other_verb, NULL));
+  assert_true(rest_find(&envgate_api, str_c(verb), str_c(path), &m, &other_verb, NULL));
   arena_init(&made->arena, 1 << 20);
   err_clear(&made->err);
   made->message = rest_request(&m, str_c(query), str_c(body), 64, &made->arena, &made->err);
@@ -259,7 +260,7 @@ static void test_out_of_memory(void **state)
   (void)state;
   struct rest_match m;
   bool other_verb;
-  assert_true(rest_find(STR("GET"), STR("/v1/sessions/abcdefgh"), &m, &other_verb, NULL));
+  assert_true(rest_find(&envgate_api, STR("GET"), STR("/v1/sessions/abcdefgh"), &m, &other_verb, NULL));
   struct arena a;
   arena_init(&a, 16);
   struct err e;
@@ -286,16 +287,16 @@ static void test_replies(void **state)
   Envgate__V1__GetStateResponse got;
   envgate__v1__get_state_response__init(&got);
   got.state = &payload;
-  assert_true(rest_find(STR("GET"), STR("/v1/sessions/a/state"), &m, &other_verb, NULL));
-  assert_true(rest_reply(m.method, &got.base, NULL, &out, &e));
+  assert_true(rest_find(&envgate_api, STR("GET"), STR("/v1/sessions/a/state"), &m, &other_verb, NULL));
+  assert_true(rest_reply(&envgate_api, m.method, &got.base, NULL, &out, &e));
   assert_true(str_eq(buf_view(&out), STR("{\"a\" : 1}"))); // response_body: the state itself, its bytes untouched
   buf_free(&out);
 
   Envgate__V1__StepResult result;
   envgate__v1__step_result__init(&result);
   result.observation = &payload;
-  assert_true(rest_find(STR("POST"), STR("/v1/sessions/a/step"), &m, &other_verb, NULL));
-  assert_true(rest_reply(m.method, &result.base, NULL, &out, &e));
+  assert_true(rest_find(&envgate_api, STR("POST"), STR("/v1/sessions/a/step"), &m, &other_verb, NULL));
+  assert_true(rest_reply(&envgate_api, m.method, &result.base, NULL, &out, &e));
   assert_true(buf_char(&out, '\0'));
   assert_non_null(strstr(out.p, "\"observation\":{\"a\" : 1}"));
   assert_non_null(strstr(out.p, "\"done\":false")); // OpenEnv's clients need it, though proto3 leaves defaults out

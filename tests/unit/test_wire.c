@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <google/protobuf/empty.pb-c.h>
 #include <google/protobuf/struct.pb-c.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -112,6 +113,7 @@ static const struct wire_case {
     {&envgate__test__all__descriptor, BYTES("\x2a\x00\x2a\x00"), NULL},
     {&envgate__test__all__descriptor, BYTES("\x0a\x03\x72\x01\xff"), "scalars.a_string"},
     {&envgate__test__all__descriptor, BYTES("\x0a\x02\x08"), "scalars"},
+    {&google__protobuf__empty__descriptor, BYTES("\x08\x01"), NULL}, // no fields but one that is unknown
 };
 
 static void cases_hold(void **state)

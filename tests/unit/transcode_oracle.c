@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "api/api.h"
 #include "transcode/transcode.h"
 #include "transcode_test.pb-c.h"
 
@@ -23,9 +24,9 @@ static const ProtobufCMessageDescriptor *find(struct str name)
   for (size_t i = 0; i < sizeof test_types / sizeof *test_types; i++)
     if (str_eq(name, str_c(test_types[i]->name)))
       return test_types[i];
-  for (size_t i = 0; i < message_type_count; i++)
-    if (str_eq(name, str_c(message_types[i]->name)))
-      return message_types[i];
+  for (size_t i = 0; i < envgate_api.types.n; i++)
+    if (str_eq(name, str_c(envgate_api.types.at[i]->name)))
+      return envgate_api.types.at[i];
   return NULL;
 }
 
@@ -58,7 +59,7 @@ static void write_result(bool ok, struct str s)
 static bool transcode(char operation, int flags, struct str name, struct str bytes, struct buf *out, struct err *e)
 {
   const struct transcode_options options = {
-      .max_depth = DEPTH_LIMIT, .snake_case = flags & 1, .emit_defaults = flags & 2, .ignore_unknown = flags & 4};
+      .max_depth = DEPTH_LIMIT, .types = &envgate_api.types, .snake_case = flags & 1, .emit_defaults = flags & 2, .ignore_unknown = flags & 4};
   const ProtobufCMessageDescriptor *desc = find(name);
   if (!desc)
     return err_set(e, CODE_NOT_FOUND, NULL, "no such message");

@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a gateway has on its port beside its API: a few paths of its own.
+#ifndef ENVGATE_FRONT_HTTP_SITE_H
+#define ENVGATE_FRONT_HTTP_SITE_H
+
+#include "base/buf.h"
+#include "runtime/reactor.h"
+
+struct http_request;
+
+struct http_route {
+  const char *path;
+  void (*answer)(struct http_request *q); // once the request is whole
+};
+
+struct http_site {
+  const struct http_route *routes;                   // ends with a NULL path
+  bool (*ready)(struct reactor *r, struct buf *why); // does the gateway take new sessions? Appends what /readyz tells of that
+};
+
+// The gateway's own (http_routes.c).
+extern const struct http_route http_routes[];
+
+#endif
