@@ -186,6 +186,7 @@ docs: $(B)/envgate
 	$(B)/envgate docs options >docs/OPTIONS.md
 	$(B)/envgate docs metrics >docs/METRICS.md
 	$(B)/envgate docs schema >docs/config.schema.json
+	$(B)/envgate docs cli >docs/CLI.md
 	$(PY) tools/gen_api_docs.py $(GEN)/api.pb $(B)/envgate docs/API.md
 
 $(B)/bench/load: tests/bench/load.c tests/bench/histogram.h

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "cli/cli.h"
+#include "cli/remote.h"
 #include "providers/supervise.h"
 #include "reference/reference.h"
 #include "serve.h"
@@ -42,6 +43,9 @@ int main(int argc, char **argv)
     return booting_main(argc, argv);
   if (strcmp(command, "docs") == 0)
     return cli_docs(argc - 1, argv + 1);
+  int exit_code;
+  if (cli_remote(argc - 1, argv + 1, &exit_code))
+    return exit_code;
   if (strcmp(command, "--version") == 0 || strcmp(command, "-V") == 0)
     return print_version();
   if (strcmp(command, "--help") == 0 || strcmp(command, "-h") == 0)

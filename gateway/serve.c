@@ -11,6 +11,7 @@
 #include <sys/resource.h>
 
 #include "api/api.h"
+#include "api/control.h"
 #include "api/health.h"
 #include "api/reflection.h"
 #include "front/grpc.h"
@@ -121,6 +122,8 @@ static void drain_reactor(struct reactor *r, struct task *t)
   r->draining = true;
   listener_stop(r);
   health_set_serving(r, false);
+  if (r->control)
+    control_drain(r);
   grpc_front_drain(r);
   http_front_drain(r);
   r->drain_end = nsec_add(r->now, patience(r->config));
@@ -173,7 +176,7 @@ static const struct http_site site = {.routes = http_routes, .ready = ready};
 // All services' handlers in one list.
 static struct rpc_handler *join_handlers(void)
 {
-  const struct rpc_handler *const lists[] = {session_handlers, environment_handlers, health_handlers, reflection_handlers};
+  const struct rpc_handler *const lists[] = {session_handlers, environment_handlers, worker_handlers, health_handlers, reflection_handlers};
   struct rpc_handler *all = calloc((size_t)envgate_api.method_count + 1, sizeof *all);
   int n = 0;
   for (size_t i = 0; all && i < sizeof lists / sizeof *lists; i++)
@@ -216,6 +219,8 @@ static bool start_reactor(struct gateway *g, int index, struct err *e)
   if (!metrics_init(&rt->metrics, envgate_api.method_count) || !http_client_init(r) || !sessions_init(r) || !rpc_init(r, &envgate_api, g->handlers) ||
       !http_front_init(r, &site) || !health_init(r))
     return err_nomem(e);
+  if (index == 0 && !control_init(r))
+    return err_nomem(e);
   if (index == 0 && !pools_init(r, e))
     return false;
   return grpc_front_init(r, &site, e) && listener_open(r, g->config->listen, e);
@@ -230,6 +235,7 @@ static void free_reactor(struct reactor_thread *rt)
   grpc_front_free(r);
   http_front_free(r);
   health_free(r);
+  control_free(r);
   if (r->rpc)
     rpc_free(r);
   if (r->pools)

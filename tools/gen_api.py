@@ -47,8 +47,8 @@ def http_rule(method):
     rule = method.options.Extensions[annotations_pb2.http]
     if rule.additional_bindings:
         sys.exit(f"gen_api.py: {method.name}: additional_bindings are not supported")
-    if method.client_streaming or method.server_streaming:
-        sys.exit(f"gen_api.py: {method.name}: a stream has no google.api.http rule here")
+    if method.client_streaming:
+        sys.exit(f"gen_api.py: {method.name}: a client stream has no google.api.http rule here")
     if rule.WhichOneof("pattern") == "custom":
         verb, path = rule.custom.kind, rule.custom.path
     else:

@@ -297,10 +297,12 @@ class Generator:
             schema = self.reference(method.output_type)
             message, comments, path = self.messages[method.output_type]
             description = comments.get(*path)
+        if method.server_streaming:
+            description += " One JSON object a line, each as it comes. When the stream ends with an error, the last line is that error."
         return {
             "description": description,
             "headers": {"x-request-id": {"$ref": "#/components/headers/RequestId"}},
-            "content": {"application/json": {"schema": schema}},
+            "content": {"application/x-ndjson" if method.server_streaming else "application/json": {"schema": schema}},
         }
 
     def error_statuses(self, description, seen=()):

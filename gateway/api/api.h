@@ -18,5 +18,6 @@ static inline struct Google__Rpc__Status *rpc_status(const struct err *e, struct
 // Rows for rpc_init; each list ends with a NULL path.
 extern const struct rpc_handler session_handlers[];
 extern const struct rpc_handler environment_handlers[];
+extern const struct rpc_handler worker_handlers[];
 
 #endif

@@ -3,17 +3,12 @@
 #include <stdlib.h>
 
 #include "api/api.h"
+#include "api/control.h"
 #include "api/episodes.h"
 #include "api/payload.h"
 #include "config/config.h"
 #include "envgate/v1/environment_service.pb-c.h"
 #include "pool/pool.h"
-
-static int control(const struct call *c)
-{
-  (void)c;
-  return 0;
-}
 
 static bool environment_fill(struct call *c, const struct env_config *env, Envgate__V1__Environment *m, struct err *e)
 {
@@ -30,18 +25,10 @@ static bool environment_fill(struct call *c, const struct env_config *env, Envga
   return m->name || err_nomem(e);
 }
 
-// The environment that a request names; NULL: the call has been ended.
-static const struct env_config *call_environment(struct call *c, const char *name, const char *field)
+const struct env_config *call_environment(struct call *c, const char *name, const char *field)
 {
-  struct str id;
   struct err e;
-  const struct env_config *env = NULL;
-  if (resource_id(name, "environments", true, field, &id, &e)) {
-    env = config_env(c->owner->config, id);
-    if (!env)
-      err_set(&e, CODE_NOT_FOUND, REASON_ENVIRONMENT_NOT_FOUND, "no environment \"%.*s\" is configured; ListEnvironments names those that are",
-              (int)(id.n < 64 ? id.n : 64), id.p);
-  }
+  const struct env_config *env = environment_of_name(c->owner->config, name, true, field, &e);
   if (!env)
     fail(c, &e);
   return env;
@@ -166,8 +153,9 @@ static void schema_cancel(struct call *c, struct err *e)
 
 #define PATH(method) "/envgate.v1.EnvironmentService/" method
 const struct rpc_handler environment_handlers[] = {
-    {.path = PATH("ListEnvironments"), .route = control, .start = list_start},
-    {.path = PATH("GetEnvironment"), .route = control, .start = get_start},
-    {.path = PATH("GetSchema"), .route = control, .start = schema_start, .cancel = schema_cancel},
+    {.path = PATH("ListEnvironments"), .route = control_route, .start = list_start},
+    {.path = PATH("GetEnvironment"), .route = control_route, .start = get_start},
+    {.path = PATH("GetSchema"), .route = control_route, .start = schema_start, .cancel = schema_cancel},
+    {.path = PATH("Preload"), .route = control_route, .start = preload_start, .cancel = preload_cancel},
     {.path = NULL},
 };

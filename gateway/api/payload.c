@@ -95,6 +95,29 @@ bool resource_id(const char *name, const char *collection, bool bare, const char
   return err_field(e, REASON_INVALID_REQUEST, field, "%s must be \"%s/{id}\"", field, collection);
 }
 
+const struct env_config *environment_of_name(const struct config *config, const char *name, bool bare, const char *field, struct err *e)
+{
+  struct str id;
+  if (!resource_id(name, "environments", bare, field, &id, e))
+    return NULL;
+  const struct env_config *env = config_env(config, id);
+  if (!env)
+    err_set(e, CODE_NOT_FOUND, REASON_ENVIRONMENT_NOT_FOUND, "no environment \"%.*s\" is configured; ListEnvironments names those that are",
+            (int)(id.n < 64 ? id.n : 64), id.p);
+  return env;
+}
+
+Google__Protobuf__Timestamp *timestamp_message(struct arena *a, nsec wall)
+{
+  Google__Protobuf__Timestamp *t = arena_alloc(a, sizeof *t);
+  if (t) {
+    google__protobuf__timestamp__init(t);
+    t->seconds = (int64_t)(wall / NSEC_PER_S);
+    t->nanos = (int32_t)(wall % NSEC_PER_S);
+  }
+  return t;
+}
+
 char *unconst(const char *s)
 {
   union {

@@ -5,6 +5,7 @@
 
 #include "base/json.h"
 #include "envgate/v1/payload.pb-c.h"
+#include "google/protobuf/timestamp.pb-c.h"
 #include "rpc/rpc.h"
 
 // What payloads are read and written for: a call, or a part of one that may outlive it.
@@ -32,6 +33,12 @@ Envgate__V1__PayloadFormat payload_format_choose(Envgate__V1__PayloadFormat wish
 
 // "collection/{id}" or (where `bare`) "{id}": the id. False: INVALID_ARGUMENT for `field`.
 bool resource_id(const char *name, const char *collection, bool bare, const char *field, struct str *id, struct err *e);
+
+// The environment that "environments/{environment}" or (where `bare`) "{environment}" names. NULL: `e`.
+const struct env_config *environment_of_name(const struct config *config, const char *name, bool bare, const char *field, struct err *e);
+
+// A time on the wall clock; NULL when out of memory.
+Google__Protobuf__Timestamp *timestamp_message(struct arena *a, nsec wall);
 
 // protobuf-c's members are not const, though it never writes to what it encodes.
 char *unconst(const char *s);

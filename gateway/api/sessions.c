@@ -4,6 +4,7 @@
 
 #include "api/api.h"
 #include "api/batch.h"
+#include "api/control.h"
 #include "api/episodes.h"
 #include "api/payload.h"
 #include "base/id.h"
@@ -42,35 +43,11 @@ struct session *call_session(struct call *c, const char *name, const char *field
   return s;
 }
 
-static Google__Protobuf__Timestamp *timestamp(struct arena *a, nsec wall)
-{
-  Google__Protobuf__Timestamp *t = arena_alloc(a, sizeof *t);
-  if (t) {
-    google__protobuf__timestamp__init(t);
-    t->seconds = (int64_t)(wall / NSEC_PER_S);
-    t->nanos = (int32_t)(wall % NSEC_PER_S);
-  }
-  return t;
-}
-
 static Envgate__V1__LaunchProgress *progress_message(const struct launch_progress *p, struct arena *a)
 {
-  static const Envgate__V1__LaunchProgress__Phase phases[] = {
-      [LAUNCH_WAITING] = ENVGATE__V1__LAUNCH_PROGRESS__PHASE__PHASE_WAITING,
-      [LAUNCH_PULLING] = ENVGATE__V1__LAUNCH_PROGRESS__PHASE__PHASE_PULLING,
-      [LAUNCH_INSTALLING] = ENVGATE__V1__LAUNCH_PROGRESS__PHASE__PHASE_INSTALLING,
-      [LAUNCH_STARTING] = ENVGATE__V1__LAUNCH_PROGRESS__PHASE__PHASE_STARTING,
-      [LAUNCH_BOOTING] = ENVGATE__V1__LAUNCH_PROGRESS__PHASE__PHASE_BOOTING,
-  };
   Envgate__V1__LaunchProgress *m = arena_alloc(a, sizeof *m);
-  if (!m)
-    return NULL;
-  envgate__v1__launch_progress__init(m);
-  m->phase = phases[p->phase];
-  m->layers = (int32_t)p->layers;
-  m->layers_done = (int32_t)p->layers_done;
-  m->bytes = (int64_t)p->bytes;
-  m->bytes_done = (int64_t)p->bytes_done;
+  if (m)
+    progress_fill(p, m);
   return m;
 }
 
@@ -91,8 +68,8 @@ static Envgate__V1__Session *session_message(const struct session *s, const stru
   m->name = arena_printf(a, "sessions/%s", v.id);
   m->environment = arena_printf(a, "environments/%s", v.env->name);
   m->state = states[v.state];
-  m->create_time = timestamp(a, v.created_wall);
-  m->expire_time = v.expires_wall == NSEC_NEVER ? NULL : timestamp(a, v.expires_wall);
+  m->create_time = timestamp_message(a, v.created_wall);
+  m->expire_time = v.expires_wall == NSEC_NEVER ? NULL : timestamp_message(a, v.expires_wall);
   m->episode_id = arena_dup(a, str_c(v.episode_id));
   m->step_index = v.step_index;
   m->worker = arena_dup(a, str_c(v.worker_id));
@@ -204,7 +181,6 @@ static const struct env_config *create_environment(struct call *c, const Envgate
 {
   const struct config *config = c->owner->config;
   struct inline_source source;
-  struct str name;
   if (q->source) {
     if (q->environment[0]) {
       err_field(e, REASON_INVALID_REQUEST, "source", "environment and source exclude each other");
@@ -212,13 +188,7 @@ static const struct env_config *create_environment(struct call *c, const Envgate
     }
     return read_source(c, q->source, &source, e) ? inline_env(config, &source, e) : NULL;
   }
-  if (!resource_id(q->environment, "environments", true, "environment", &name, e))
-    return NULL;
-  const struct env_config *env = config_env(config, name);
-  if (!env)
-    err_set(e, CODE_NOT_FOUND, REASON_ENVIRONMENT_NOT_FOUND, "no environment \"%.*s\" is configured; ListEnvironments names those that are",
-            (int)(name.n < 64 ? name.n : 64), name.p);
-  return env;
+  return environment_of_name(config, q->environment, true, "environment", e);
 }
 
 static bool create_check(struct call *c, const Envgate__V1__CreateSessionRequest *q, struct session_spec *spec, struct err *e)

@@ -42,6 +42,7 @@ enum code {
   X(METHOD_NOT_FOUND, "There is no such method or path.")                                                            \
   X(MEDIA_TYPE, "The request's content type is not one that the path takes.")                                        \
   X(ENVIRONMENT_NOT_FOUND, "No environment of that name is configured.")                                             \
+  X(WORKER_NOT_FOUND, "There is no such worker: it never was, or ended too long ago.")                               \
   X(SESSION_NOT_FOUND, "There is no such session: it never was, was closed, or its lease ran out.")                  \
   X(SESSION_LOST, "The session's worker or the connection to it is gone, and the episode with it.")                  \
   X(SESSION_CLOSED, "The session was closed while the call waited or ran.")                                          \

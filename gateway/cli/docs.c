@@ -5,6 +5,7 @@
 
 #include "base/err.h"
 #include "cli/cli.h"
+#include "cli/remote.h"
 #include "config/options.h"
 #include "config/schema.h"
 #include "reference/options.h"
@@ -113,12 +114,19 @@ static bool put_reasons(struct buf *out)
 #undef X
 }
 
+static bool put_cli(struct buf *out)
+{
+  return buf_printf(out, "# The command line\n\n" MADE "\n", "cli", "gateway/cli/remote.c") &&
+         buf_str(out, STR("`envgate serve`, `envgate check` and `envgate worker` are described in [OPTIONS.md](OPTIONS.md).\n")) &&
+         cli_remote_markdown(out);
+}
+
 int cli_docs(int argc, char **argv)
 {
   static const struct {
     const char *name;
     bool (*put)(struct buf *out);
-  } documents[] = {{"options", put_options}, {"metrics", put_metrics}, {"reasons", put_reasons}, {"schema", config_schema}};
+  } documents[] = {{"options", put_options}, {"metrics", put_metrics}, {"reasons", put_reasons}, {"schema", config_schema}, {"cli", put_cli}};
   for (size_t i = 0; argc == 2 && i < sizeof documents / sizeof *documents; i++) {
     if (strcmp(argv[1], documents[i].name) != 0)
       continue;
@@ -127,5 +135,5 @@ int cli_docs(int argc, char **argv)
     buf_free(&out);
     return ok ? EXIT_OK : EXIT_FAILED;
   }
-  return cli_usage("docs", "takes one of options, metrics, reasons and schema");
+  return cli_usage("docs", "takes one of options, metrics, reasons, schema and cli");
 }

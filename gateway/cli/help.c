@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "cli/cli.h"
+#include "cli/remote.h"
 #include "config/options.h"
 
 static const char program_help[] =
@@ -15,11 +16,12 @@ static const char program_help[] =
     "  check FILE                        say what is wrong in a configuration file\n"
     "  check --schema                    print the file's JSON Schema\n"
     "  health [--live] [URL]             ask a running gateway whether it takes sessions\n"
-    "  worker ENVIRONMENT [options]      run one of the built-in workers: echo, cartpole or pixels\n"
+    "  worker ENVIRONMENT [options]      run one of the built-in workers: echo, cartpole or pixels\n";
+static const char program_help_end[] =
     "\n"
     "  --help, --version\n"
     "\n"
-    "`envgate COMMAND --help` tells more. Exit codes: 0 well, 1 failed, 2 wrong command line.\n";
+    "`envgate COMMAND --help` tells more. Exit codes: 0 well, 1 failed, 2 wrong command line; 3 and 130 see `envgate workers --help`.\n";
 
 static const char serve_help[] = "usage: envgate serve [--config FILE] [options]\n"
                                  "\n"
@@ -75,9 +77,11 @@ static void print_option(const struct setting *s)
 
 int cli_help(const char *command)
 {
-  if (!command)
+  if (!command) {
     fputs(program_help, stdout);
-  else if (strcmp(command, "check") == 0)
+    cli_remote_summaries();
+    fputs(program_help_end, stdout);
+  } else if (strcmp(command, "check") == 0)
     fputs(check_help, stdout);
   else if (strcmp(command, "health") == 0)
     fputs(health_help, stdout);

@@ -55,6 +55,7 @@ struct env_config {
   double max_worker_age_s;     // 0: no limit; a worker is replaced after that
   double stop_grace_s;         // 10: from SIGTERM to SIGKILL
   int64_t queue_limit;         // 16: calls that may wait on a session
+  int64_t log_bytes;           // 262144: of a worker's output are kept
   int64_t max_reply_bytes;     // 104857600: a message from the worker (OpenEnv's client takes 100 MB)
   struct pairs headers;        // sent with every request to the worker, as on the WebSocket upgrade
   struct pairs env_vars;       // the worker's environment, for providers that launch; uv's extra_env is in it, too

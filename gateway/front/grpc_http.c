@@ -64,6 +64,7 @@ static bool on_piece(struct http_request *q, struct buf *bytes)
   struct grpc_stream *s = stream_of(q);
   if (bytes->n && !grpc_stream_queue(s, NULL, bytes, NULL))
     return false;
+  s->piled |= s->left >= CALL_BACKLOG_HIGH;
   grpc_stream_go_on(s);
   return true;
 }

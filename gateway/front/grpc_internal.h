@@ -95,6 +95,7 @@ struct grpc_stream {
   bool large;                  // what is queued is
   bool headed;                 // the reply's headers are submitted
   bool ended;                  // after `out` comes the end
+  bool piled;                  // the call was told that too much waits, and is to be told when it does no more
   bool given_up;               // reset, for not reading its replies
   bool gzip;                   // messages may be compressed, and so are replies
   char status[4];              // grpc-status
@@ -137,7 +138,7 @@ void grpc_stream_taken(struct grpc_stream *s);
 // Gives the request up when its body should have gone on by now (not a client stream's): nothing of it has come since `since`.
 void grpc_stream_hurry(struct grpc_stream *s, nsec since);
 
-// Goes on with the bytes that are held, if its replies have gone.
+// Goes on with the bytes that are held, and has the call go on, if its replies have gone.
 void grpc_stream_resume(struct grpc_stream *s);
 
 // The HTTP/2 stream is gone: cancels the call if it still runs, and frees the stream.

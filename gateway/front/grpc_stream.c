@@ -19,7 +19,7 @@
 
 enum {
   // Replies that wait for the peer's window: from this many bytes on, its requests are not looked at and their window is not given back …
-  REPLIES_HIGH = 256 << 10,
+  REPLIES_HIGH = CALL_BACKLOG_HIGH,
   // … and at this many, of a handler that answers all the same, the peer is given up.
   REPLIES_MAX = 64 << 20,
   // Clients refuse header lists over 8 KiB (grpc-core) and details need their part of it.
@@ -149,7 +149,8 @@ struct str grpc_stream_next(struct grpc_stream *s, size_t n, bool *lasting)
 void grpc_stream_taken(struct grpc_stream *s)
 {
   s->conn->took_large = s->conn->took_large || s->large;
-  if ((s->held.n || (s->web && grpc_http_held(s))) && queued(s) < REPLIES_HIGH)
+  bool held = s->held.n || (s->web && grpc_http_held(s));
+  if ((held && queued(s) < REPLIES_HIGH) || (s->piled && queued(s) < CALL_BACKLOG_LOW))
     s->conn->unheld = true;
   if (queued(s))
     return;
@@ -292,12 +293,15 @@ static void on_call_head(struct call *c)
 static void on_call_message(struct call *c, struct buf *out)
 {
   struct grpc_stream *s = c->front_ctx;
-  if (s->given_up)
+  if (s->given_up) {
     out->n = 0;
-  else if (queue(s, c, out))
+  } else if (queue(s, c, out)) {
     send_replies(s, c);
-  else
+    s->piled |= queued(s) >= CALL_BACKLOG_HIGH;
+    call_backlog(c, queued(s));
+  } else {
     give_up(s, out);
+  }
 }
 
 static void set_status(struct grpc_stream *s, const struct call *c, const struct err *e)
@@ -586,8 +590,18 @@ void grpc_stream_hurry(struct grpc_stream *s, nsec since)
   refuse(s, &e);
 }
 
+static void tell_drained(struct grpc_stream *s)
+{
+  if (!s->piled || queued(s) >= CALL_BACKLOG_LOW)
+    return;
+  s->piled = false;
+  if (s->call)
+    call_backlog(s->call, queued(s));
+}
+
 void grpc_stream_resume(struct grpc_stream *s)
 {
+  tell_drained(s);
   if (s->web) {
     grpc_http_resume(s);
     return;

@@ -7,6 +7,7 @@
 #include "transcode/transcode.h"
 
 static const char JSON[] = "application/json";
+static const char LINES[] = "application/x-ndjson"; // of a server stream: a message a line
 
 // --- errors --------------------------------------------------------------------------------------------------------------------------------
 
@@ -81,23 +82,77 @@ void http_answer_error(struct http_request *q, const struct call *c, const struc
 
 // --- the call's end ------------------------------------------------------------------------------------------------------------------------
 
+static void put_head(struct http_head *head, const struct call *c, const char *type)
+{
+  *head = (struct http_head){.status = 200, .more = c->extra ? &c->extra->head : NULL};
+  http_put(head, "content-type", type);
+  http_put(head, "x-request-id", c->id);
+}
+
+static void on_head(struct call *c)
+{
+  struct http_request *q = c->front_ctx;
+  struct http_head head;
+  if (q->begun)
+    return;
+  q->begun = true;
+  put_head(&head, c, LINES);
+  q->carrier->begin(q, &head);
+}
+
+// Not by call_cancel, as the handler may be at work: it learns it when the request is closed.
+static void give_up(struct http_request *q)
+{
+  q->given_up = true;
+  q->carrier->abort(q);
+}
+
+static void on_message(struct call *c, struct buf *out)
+{
+  enum { WAITING_MOST = 64 << 20 }; // whoever sends should have stopped long before
+  struct http_request *q = c->front_ctx;
+  on_head(c);
+  if (q->given_up)
+    return;
+  if (q->carrier->queued(q) <= WAITING_MOST && buf_char(out, '\n') && q->carrier->piece(q, out))
+    call_backlog(c, q->carrier->queued(q));
+  else
+    give_up(q);
+}
+
+// The status has been sent: an error is the last line.
+static void end_lines(struct http_request *q, struct call *c, const struct err *e)
+{
+  struct buf line = {0};
+  on_head(c);
+  if (q->given_up)
+    return;
+  if (!e || (http_error_body(rpc_api(q->r), c, e, code_http_status(e->code), &line) && buf_char(&line, '\n') && q->carrier->piece(q, &line)))
+    q->carrier->end(q);
+  else
+    give_up(q);
+  buf_free(&line);
+}
+
 static void finish(struct call *c, struct buf *out, const struct err *e)
 {
   struct http_request *q = c->front_ctx;
   q->call = NULL;
   q->protocol = NULL;
+  if (q->begun || (!e && c->method->server_streaming)) {
+    end_lines(q, c, e);
+    return;
+  }
   if (e) {
     http_answer_error(q, c, e);
     return;
   }
-  struct http_head head = {.status = 200, .more = c->extra ? &c->extra->head : NULL};
-  http_put(&head, "content-type", JSON);
-  http_put(&head, "x-request-id", c->id);
+  struct http_head head;
+  put_head(&head, c, JSON);
   q->carrier->answer(q, &head, out, &c->splices);
 }
 
-// No method with google.api.http streams its reply; the generator (tools/gen_api.py) sees to it.
-const struct call_front http_rest_front = {.finish = finish};
+const struct call_front http_rest_front = {.head = on_head, .message = on_message, .finish = finish};
 
 // --- its beginning -------------------------------------------------------------------------------------------------------------------------
 
@@ -157,7 +212,13 @@ static void end(struct http_request *q)
   call_end_of_messages(c);
 }
 
-static const struct http_protocol protocol = {.end = end};
+static void resume(struct http_request *q)
+{
+  if (q->call)
+    call_backlog(q->call, q->carrier->queued(q));
+}
+
+static const struct http_protocol protocol = {.end = end, .resume = resume};
 
 void http_rest_start(struct http_request *q)
 {

@@ -141,6 +141,8 @@ static void on_message(struct call *c, struct buf *out)
     begin(q, c);
     if (q->carrier->queued(q) > REPLIES_MAX || !add_message(q, &piece, out) || !as_text(q, &piece) || !q->carrier->piece(q, &piece))
       give_up(q);
+    else
+      call_backlog(c, q->carrier->queued(q));
   }
   out->n = 0;
   buf_free(&piece);
@@ -240,6 +242,8 @@ static void on_end(struct http_request *q)
 
 static void on_resume(struct http_request *q)
 {
+  if (q->call)
+    call_backlog(q->call, q->carrier->queued(q));
   if (!q->held.n || q->carrier->queued(q) >= REPLIES_HIGH)
     return;
   struct buf held = q->held;

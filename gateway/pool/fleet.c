@@ -176,6 +176,7 @@ static void on_gone(struct worker *w)
 {
   struct pool *p = w->pool;
   count_launch(w, false);
+  ended_add(p->pools, w);
   pool_let_go(p, w);
   pool_pump(p);
   pools_check_drained(p->pools);

@@ -39,7 +39,8 @@ static bool show(const struct worker *w, struct worker_view *v)
   *v = (struct worker_view){
       .sequence = w->sequence,
       .id = w->id,
-      .env = w->env,
+      .env = w->env->name,
+      .provider = w->env->provider,
       .state = w->state,
       .draining = w->retiring,
       .url = w->endpoint.url ? w->endpoint.url : "",
@@ -47,22 +48,28 @@ static bool show(const struct worker *w, struct worker_view *v)
       .sessions = w->used,
       .capacity = w->capacity,
       .sessions_served = w->served,
+      .dialect = w->dialect,
       .launched_wall = w->launched_wall,
-      .age = clock_mono() - w->launched,
+      .ready_wall = w->ready_wall,
       .progress = w->progress,
-      .launch = w->launch,
+      .log = w->log,
   };
   return true;
 }
 
-bool pool_next_worker(struct reactor *r, uint64_t after, struct worker_view *v)
+bool pool_next_worker(struct reactor *r, uint64_t after, bool ended, struct worker_view *v)
 {
-  return show(next_worker(r, after), v);
+  struct worker_view gone;
+  bool lives = show(next_worker(r, after), v);
+  if (!ended || !ended_next(r->pools, after, &gone) || (lives && v->sequence < gone.sequence))
+    return lives;
+  *v = gone;
+  return true;
 }
 
 bool pool_find_worker(struct reactor *r, struct str id, struct worker_view *v)
 {
-  return show(find_worker(r, id), v);
+  return show(find_worker(r, id), v) || ended_find(r->pools, id, v);
 }
 
 bool pool_drain_worker(struct reactor *r, struct str id)
@@ -86,19 +93,6 @@ bool pool_stop_worker(struct reactor *r, struct str id)
   worker_stop(w);
   pool_pump(w->pool);
   return true;
-}
-
-bool pool_watch_worker(struct reactor *r, struct str id, struct worker_watch *watch)
-{
-  struct worker *w = find_worker(r, id);
-  if (w)
-    list_append(&w->watches, &watch->link);
-  return w != NULL;
-}
-
-void pool_unwatch_worker(struct worker_watch *watch)
-{
-  list_remove(&watch->link);
 }
 
 // --- warm pools ----------------------------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@
 #ifndef ENVGATE_POOL_POOL_H
 #define ENVGATE_POOL_POOL_H
 
+#include "pool/worker_log.h"
 #include "providers/provider.h"
 #include "worker/link.h"
 
@@ -81,37 +82,29 @@ bool pool_worker_epitaph(struct reactor *r, const char *worker_id, struct err *e
 struct worker_view {
   uint64_t sequence; // in the order of launching, from 1
   const char *id;
-  const struct env_config *env;    // with its name and provider
-  enum worker_state state;         // never WORKER_GONE
+  const char *env, *provider;      // their names
+  enum worker_state state;         // WORKER_GONE: it has ended, and is still remembered
   bool draining;                   // it takes no new sessions, and is stopped when its last has ended
   const char *url;                 // where it is: "http(s)://…"; "": not known yet
   const char *unix_path;           // where it listens on a unix socket; NULL: it does not, and url says where
   int64_t sessions, capacity;      // slots held; how many it takes as far as is known (0: not known yet)
   int64_t sessions_served;         // slots handed out in its life
+  enum worker_dialect dialect;     // once it was ready
   nsec launched_wall;              // when its launch began
-  nsec age;                        // since then
+  nsec ready_wall, ended_wall;     // when it was found ready, and was gone; 0: not yet
   struct launch_progress progress; // STARTING: what the launch is at
-  struct launch *launch;           // for launch->provider->log_tail
+  struct worker_log *log;          // what it wrote
 };
 
-// Walks the workers of every pool, in the order of launching, from behind the one with that sequence number (0: from the first). False: no more.
-bool pool_next_worker(struct reactor *r, uint64_t after, struct worker_view *v);
-// The worker of that id. False: there is none, or it is gone.
+// Walks the workers of every pool, in the order of launching, from behind the one with that sequence number (0: from the first); with `ended` also those that
+// have ended not long ago. False: no more.
+bool pool_next_worker(struct reactor *r, uint64_t after, bool ended, struct worker_view *v);
+// The worker of that id, also one that has ended not long ago. False: there is none.
 bool pool_find_worker(struct reactor *r, struct str id, struct worker_view *v);
 // It takes no new sessions, and is stopped when its last has ended; the pool refills to min_workers. False: there is none of that id.
 bool pool_drain_worker(struct reactor *r, struct str id);
 // It is stopped at once, and its sessions are lost. False: there is none of that id.
 bool pool_stop_worker(struct reactor *r, struct str id);
-
-// Someone who follows a worker. Lies in its owner; list_init(&link) before use. Callbacks must not stop or drain workers; they may unwatch.
-struct worker_watch {
-  struct list link;
-  void (*output)(struct worker_watch *w, struct str bytes); // as launch_events.output; may be NULL
-  void (*gone)(struct worker_watch *w);                     // the last word: the worker is gone; may be NULL
-};
-// False: there is no worker of that id.
-bool pool_watch_worker(struct reactor *r, struct str id, struct worker_watch *w);
-void pool_unwatch_worker(struct worker_watch *w);
 
 // A wish for so many workers to be ready, beside what sessions ask for. Lies in its owner.
 struct warm_request {

@@ -63,6 +63,7 @@ bool pools_init(struct reactor *r, struct err *e)
   r->pools = ps;
   list_init(&ps->hungry);
   list_init(&ps->all);
+  ended_init(ps);
   if (fill(ps, r->config, e)) {
     pools_adopt(ps);
     for (size_t i = 0; i < ps->n; i++)
@@ -129,6 +130,7 @@ void pools_free(struct reactor *r)
     if (env_is_inline(p->env))
       free_inline(&p->freeing);
   }
+  ended_free(ps);
   pools_adopt_end(ps);
   state_dir_close(&ps->state);
   free(ps->at);

@@ -30,9 +30,12 @@ struct pools {
   bool listing;                      // it looks for what an earlier life left; its launches wait for that
   struct epitaph epitaphs[EPITAPHS]; // a ring
   unsigned epitaph_next;
-  int launching;      // workers that count as launches under way, of every pool
-  struct list hungry; // struct pool that want to launch and may, in the order of coming
+  int ended_count;     // workers that have ended and are remembered
+  struct list ended;   // ended.c's: workers that have ended, the oldest first
+  struct timer forget; // the oldest of them
+  struct list hungry;  // struct pool that want to launch and may, in the order of coming
   void (*changed)(struct reactor *r);
+  int launching; // workers that count as launches under way, of every pool
   bool draining;
   void (*stopped)(void *ctx); // set by pools_stop, cleared when it is called
   void *stopped_ctx;
@@ -139,6 +142,15 @@ void pools_check_drained(struct pools *ps);
 
 // Of an inline source: has it go away in a while if nobody uses it.
 void pools_watch_inline(struct pool *p);
+
+// --- ended.c: workers that have ended stay known for a while, with their logs
+
+void ended_init(struct pools *ps);
+// A worker is gone. Without memory for it, it is forgotten at once.
+void ended_add(struct pools *ps, const struct worker *w);
+bool ended_next(const struct pools *ps, uint64_t after, struct worker_view *v);
+bool ended_find(const struct pools *ps, struct str id, struct worker_view *v);
+void ended_free(struct pools *ps);
 
 // --- schema.c
 

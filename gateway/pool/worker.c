@@ -49,12 +49,7 @@ static void on_stopped(void *ctx)
   w->launch = NULL;
   set_state(w, WORKER_GONE);
   log_worker(w, LOG_INFO, "worker.stopped", NULL);
-  struct list *node;
-  while ((node = list_pop(&w->watches))) {
-    struct worker_watch *watch = CONTAINER_OF(node, struct worker_watch, link);
-    if (watch->gone)
-      watch->gone(watch);
-  }
+  worker_log_end(w->log);
   w->events->gone(w);
 }
 
@@ -94,6 +89,7 @@ void worker_free(struct worker *w)
   list_remove(&w->link);
   endpoint_free(&w->endpoint);
   secrets_unref(w->env_vars);
+  worker_log_unref(w->log);
   free(w);
 }
 
@@ -182,6 +178,7 @@ static void on_readiness(void *ctx, enum worker_dialect dialect, const struct er
     return;
   }
   w->dialect = dialect;
+  w->ready_wall = clock_wall();
   set_state(w, WORKER_READY);
   log_worker(w, LOG_INFO, "worker.ready", NULL);
   w->events->ready(w);
@@ -203,11 +200,7 @@ static void on_progress(void *ctx, const struct launch_progress *p)
 static void on_output(void *ctx, struct str bytes)
 {
   struct worker *w = ctx;
-  LIST_EACH (node, &w->watches) {
-    struct worker_watch *watch = CONTAINER_OF(node, struct worker_watch, link);
-    if (watch->output)
-      watch->output(watch, bytes);
-  }
+  worker_log_add(w->log, bytes);
 }
 
 static void on_started(void *ctx, const struct endpoint *ep)
@@ -263,9 +256,11 @@ struct worker *worker_start(const struct provider *provider, const struct launch
                        .launched_wall = clock_wall(),
                        .progress.phase = LAUNCH_STARTING};
   list_init(&w->link);
-  list_init(&w->watches);
   snprintf(w->id, sizeof w->id, "%s", spec->worker_id);
-  w->env_vars = secrets_read("env_vars", &w->env->env_vars, e);
+  w->log = worker_log_new(w->reactor, (size_t)w->env->log_bytes);
+  if (!w->log)
+    err_nomem(e);
+  w->env_vars = w->log ? secrets_read("env_vars", &w->env->env_vars, e) : NULL;
   if (w->env_vars) {
     struct launch_spec with_vars = *spec;
     with_vars.env_vars = &w->env_vars->pairs;
@@ -275,6 +270,7 @@ struct worker *worker_start(const struct provider *provider, const struct launch
     count(w, METRIC_workers_failed_total);
     log_worker(w, LOG_WARN, "worker.failed", e);
     secrets_unref(w->env_vars);
+    worker_log_unref(w->log);
     free(w);
     return NULL;
   }

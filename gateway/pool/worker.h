@@ -32,7 +32,8 @@ struct worker {
   struct launch *launch; // NULL: gone
   nsec launched, launched_wall;
   struct launch_progress progress;
-  struct list watches; // worker_watch
+  nsec ready_wall;        // 0: it has never been ready
+  struct worker_log *log; // what it writes
   struct endpoint endpoint;
   enum worker_dialect dialect;
   struct readiness *readiness; // STARTING, once launched

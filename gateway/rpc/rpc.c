@@ -6,6 +6,7 @@
 
 #include "base/id.h"
 #include "config/config.h"
+#include "rpc/mail.h"
 #include "rpc/rest.h"
 #include "runtime/log.h"
 #include "transcode/transcode.h"
@@ -67,6 +68,7 @@ bool rpc_init(struct reactor *r, const struct rpc_api *api, const struct rpc_han
 
 static void call_destroy(struct call *c)
 {
+  mail_free(c);
   arena_free(&c->arena);
   buf_free(&c->out);
   splices_free(&c->splices);
@@ -169,6 +171,7 @@ static void call_free(struct call *c)
     call_destroy(c);
     return;
   }
+  mail_free(c);
   arena_reset(&c->arena);
   buf_return(&c->home->bufs, &c->out);
   splices_free(&c->splices);
@@ -322,7 +325,7 @@ static void hold(struct call *c)
   c->errands++;
 }
 
-static void let_go(struct call *c)
+void call_let_go(struct call *c)
 {
   if (--c->errands == 0 && c->delivered)
     call_free(c);
@@ -337,7 +340,7 @@ void call_message(struct call *c, struct str bytes)
       begin(c);
     if (!c->finished)
       stream_message(c, bytes);
-    let_go(c);
+    call_let_go(c);
     return;
   }
   if (c->request) {
@@ -370,7 +373,7 @@ void call_end_of_messages(struct call *c)
     begin(c);
   if (!c->finished && c->handler->half_close)
     c->handler->half_close(c);
-  let_go(c);
+  call_let_go(c);
 }
 
 static void cancel_now(struct call *c)
@@ -394,7 +397,7 @@ static void on_cancel_back(struct reactor *r, struct task *t)
 {
   struct call *c = CONTAINER_OF(t, struct call, cancel_task);
   (void)r;
-  let_go(c);
+  call_let_go(c);
 }
 
 void call_cancel(struct call *c)
@@ -528,19 +531,23 @@ bool call_add_detail(struct call *c, struct str type_url, struct str value)
 
 void call_send_head(struct call *c)
 {
-  assert(c->owner == c->home); // streams do not cross
-  c->front->head(c);
+  if (c->crossed)
+    mail_send(c, true); // without memory for it, the first message will bring the head
+  else
+    c->front->head(c);
 }
 
 bool call_send(struct call *c, const ProtobufCMessage *m)
 {
-  assert(c->owner == c->home); // streams do not cross
   size_t before = c->out.n;
   struct err e;
   if (!encode(c, m, &e))
     return false;
   c->sent += c->out.n - before;
+  if (c->crossed)
+    return mail_send(c, false);
   c->front->message(c, &c->out);
+  c->out.n = 0;
   return true;
 }
 
@@ -561,6 +568,8 @@ static void log_call(const struct call *c, nsec took)
 // At home: hands the end to the front.
 static void deliver(struct call *c)
 {
+  if (c->mail)
+    mail_finish(c);
   c->delivered = true;
   if (c->crossed)
     flow_unref(c->flow);

@@ -57,7 +57,7 @@ struct rpc_api {
 // What serves a method. All on the owner's thread.
 struct rpc_handler {
   const char *path;
-  // The reactor that runs a call, by its request; NULL: the home reactor. Runs at home; looks at the request only. Not for streams.
+  // The reactor that runs a call, by its request; NULL: the home reactor. Runs at home; looks at the request only. Not for client streams.
   int (*route)(const struct call *c);
   // Begins. For methods without client streaming the request is there (c->request). For client streaming, messages follow.
   void (*start)(struct call *c);
@@ -65,6 +65,8 @@ struct rpc_handler {
   void (*message)(struct call *c, const ProtobufCMessage *m);
   // The caller has sent its last message. May be NULL.
   void (*half_close)(struct call *c);
+  // A server stream's caller has taken most of what had piled up (call_full), and more may be sent. May be NULL.
+  void (*drained)(struct call *c);
   // The deadline has passed, and the handler ends the call itself, at once or soon: for methods that then answer with what they have. NULL: the call ends
   // with DEADLINE_EXCEEDED, by way of cancel.
   void (*deadline)(struct call *c);
@@ -81,6 +83,7 @@ enum codec {
 
 // How a front takes what a call answers. All run on the home reactor. `head` and `message` are for server streams only; a unary reply comes with finish.
 // The bytes in `out` may be taken over (moved out), and so may c->splices, which go between those of a unary reply; what is left is freed.
+// `message` tells by call_backlog how much waits for the caller now.
 struct call_front {
   // The reply's headers are to go out now, before there is a message. Comes once at most, and before both others.
   void (*head)(struct call *c);
@@ -143,6 +146,9 @@ struct call {
   struct list link; // home: the calls under way
   struct buf out;
   struct splices splices; // pieces of workers' messages that belong into `out`
+  struct call_mail *mail; // a server stream's that has crossed and sent something; else NULL
+  size_t backlog;         // home: bytes that wait for the caller, as the front said last
+  bool full;              // not crossed: they are too many
   struct err err;
   size_t received, sent;
   bool begun;     // home: handed to the owner
@@ -192,6 +198,12 @@ void call_cancel(struct call *c);
 // Ends a call before it has a method or with a fault that the front found.
 void call_refuse(struct call *c, const struct err *e);
 
+// How many bytes of what a server stream has sent wait in the front for the caller to take them. To be told in front->message, and again once they have
+// become less than CALL_BACKLOG_LOW after having been CALL_BACKLOG_HIGH or more; not inside a callback of the front's library that must not be called back.
+// The handler may send more or end the call inside.
+enum { CALL_BACKLOG_HIGH = 256 << 10, CALL_BACKLOG_LOW = 64 << 10 };
+void call_backlog(struct call *c, size_t bytes);
+
 // Takes back a call that has no method: the request was none. Nobody hears of it; `c` is gone.
 void call_drop(struct call *c);
 
@@ -215,6 +227,8 @@ bool call_send(struct call *c, const ProtobufCMessage *m);
 
 // The unary reply to come may point into `bytes`: large payloads that lie there are then not copied, but sent from there. Takes a reference of its own.
 void call_lend(struct call *c, struct shared *bytes);
+// Whether so much of what was sent waits for the caller that no more should be sent before `drained`. What is sent all the same is kept, up to a limit.
+bool call_full(const struct call *c);
 
 // Ends the call: with a reply (unary), with NULL and NULL (a stream's good end), or with an error. The reply is encoded before it returns and may go right
 // after; `c` must not be touched any more. The only place where a call ends: it counts, logs and frees.

@@ -82,6 +82,7 @@ struct reactor {
   struct http_front *http_front;
   struct listener *listener;
   struct health *health;
+  struct control *control; // on reactor 0 only
   struct gateway *gateway;
 
   // reactor.c's own

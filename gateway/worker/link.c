@@ -197,10 +197,11 @@ static void on_ws_open(void *ctx)
 
 static void on_ws_end(void *ctx, enum ws_end why, int code, const struct err *e)
 {
-  (void)code;
+  enum { GOING_AWAY = 1001, SERVICE_RESTART = 1012 }; // what a server says when it has been told to end; uvicorn the second
   struct link *l = ctx;
+  bool ends = why == WS_END_CLOSED && (code == GOING_AWAY || code == SERVICE_RESTART);
   l->ws = NULL;
-  lose_by(l, e->msg, why == WS_END_LOST);
+  lose_by(l, e->msg, why == WS_END_LOST || ends);
 }
 
 // --- HTTP ------------------------------------------------------------------------------------------------------------------------------

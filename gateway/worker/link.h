@@ -17,7 +17,7 @@ struct link_end {
   const struct err *err;
   bool capacity;        // the worker was full; nothing was run
   int64_t max_sessions; // with capacity: what it takes; 0: unknown
-  bool cut;             // the connection ended without a word: the worker may have died
+  bool cut;             // the connection ended without a word, or with that the worker ends: it may have died
 };
 
 struct link_events {

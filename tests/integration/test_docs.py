@@ -24,6 +24,7 @@ def printed(*args):
     [
         ("docs/OPTIONS.md", ["docs", "options"]),
         ("docs/METRICS.md", ["docs", "metrics"]),
+        ("docs/CLI.md", ["docs", "cli"]),
         ("docs/config.schema.json", ["docs", "schema"]),
         ("docs/config.schema.json", ["check", "--schema"]),
     ],

@@ -27,6 +27,7 @@ ENVIRONMENTS = {"echo": conftest.builtin("echo")}
 SERVICES = {
     "envgate.v1.EnvironmentService",
     "envgate.v1.SessionService",
+    "envgate.v1.WorkerService",
     "grpc.health.v1.Health",
     "grpc.reflection.v1.ServerReflection",
     "grpc.reflection.v1alpha.ServerReflection",

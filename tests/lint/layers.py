@@ -33,7 +33,7 @@ ONLY = {"reference": {"base", "runtime", "config", "reference"}}
 HOMES = {
     "microhttpd.h": ("front/http", "reference/"),
     "nghttp2/nghttp2.h": ("front/grpc",),
-    "curl/curl.h": ("upstream/", "serve.c", "cli/health.c"),
+    "curl/curl.h": ("upstream/", "serve.c", "cli/health.c", "cli/client.c"),
     "wslay/wslay.h": ("upstream/ws", "reference/"),
     "zlib.h": ("base/gzip",),
     "cjson/cJSON.h": ("config/", "providers/docker"),

@@ -19,7 +19,7 @@ static void serving(struct fixture *f, char id[40])
 {
   struct worker_view v;
   int n = 0;
-  for (uint64_t at = 0; pool_next_worker(&f->r, at, &v); at = v.sequence)
+  for (uint64_t at = 0; pool_next_worker(&f->r, at, false, &v); at = v.sequence)
     if (v.state == WORKER_READY && !v.draining) {
       snprintf(id, 40, "%s", v.id);
       n++;
@@ -268,14 +268,17 @@ static void test_an_old_worker_keeps_its_session(void **state)
   fixture_free(f);
 }
 
+// Someone who follows a worker's log.
 struct watch {
-  struct worker_watch w;
-  bool gone;
+  struct log_follower f;
+  struct worker_log *log;
+  bool ended;
 };
 
-static void on_gone_watch(struct worker_watch *w)
+static void on_news(struct log_follower *f)
 {
-  CONTAINER_OF(w, struct watch, w)->gone = true;
+  struct watch *w = CONTAINER_OF(f, struct watch, f);
+  w->ended = worker_log_ended(w->log);
 }
 
 static void test_drains_a_worker_on_request(void **state)
@@ -285,26 +288,31 @@ static void test_drains_a_worker_on_request(void **state)
   fixture_start(f);
   struct wish a = {0}, b = {0};
   ask_and_get(f, &a);
-  struct watch w = {.w.gone = on_gone_watch}, unwatched = {.w.gone = on_gone_watch};
-  list_init(&w.w.link);
-  list_init(&unwatched.w.link);
-  assert_true(pool_watch_worker(&f->r, str_c(a.slot.worker_id), &w.w));
-  assert_true(pool_watch_worker(&f->r, str_c(a.slot.worker_id), &unwatched.w));
-  assert_false(pool_watch_worker(&f->r, STR("w99"), &(struct worker_watch){0}));
-  pool_unwatch_worker(&unwatched.w);
   assert_true(pool_drain_worker(&f->r, str_c(a.slot.worker_id)));
   struct worker_view v;
+  assert_false(pool_find_worker(&f->r, STR("w99"), &v));
   assert_true(pool_find_worker(&f->r, str_c(a.slot.worker_id), &v));
+  struct watch w = {.f.news = on_news, .log = worker_log_ref(v.log)};
+  list_init(&w.f.link);
+  worker_log_follow(v.log, &w.f);
   assert_true(v.draining && v.state == WORKER_READY && v.sessions == 1 && v.sessions_served == 1 && v.unix_path);
-  assert_string_equal(v.env->name, "test");
+  assert_string_equal(v.env, "test");
   ask_and_get(f, &b);
   assert_string_not_equal(a.slot.worker_id, b.slot.worker_id);
-  assert_false(w.gone);
+  assert_false(w.ended);
+  char id[40];
+  snprintf(id, sizeof id, "%s", a.slot.worker_id);
   give_back(f, &a, SLOT_FREE, 0);
-  run_until(f, &w.gone);
-  assert_false(unwatched.gone);
-  assert_false(pool_find_worker(&f->r, str_c(a.slot.worker_id), &v));
-  assert_false(pool_drain_worker(&f->r, str_c(a.slot.worker_id)));
+  run_until(f, &w.ended);
+  list_remove(&w.f.link);
+  worker_log_unref(w.log);
+  assert_false(pool_drain_worker(&f->r, str_c(id)));
+  // It is remembered, in its place, for those who ask for such.
+  assert_true(pool_find_worker(&f->r, str_c(id), &v) && v.state == WORKER_GONE && v.ended_wall && v.ready_wall && v.sessions_served == 1);
+  assert_true(pool_next_worker(&f->r, 0, true, &v) && v.sequence == 1 && v.state == WORKER_GONE);
+  assert_true(pool_next_worker(&f->r, 1, true, &v) && v.sequence == 2 && v.state == WORKER_READY);
+  assert_true(pool_next_worker(&f->r, 0, false, &v) && v.sequence == 2);
+  assert_false(pool_next_worker(&f->r, 2, true, &v));
   give_back(f, &b, SLOT_FREE, 0);
   fixture_free(f);
 }
