@@ -36,6 +36,8 @@ int main(int argc, char **argv)
     return cli_health(argc - 1, argv + 1);
   if (strcmp(command, "worker") == 0)
     return reference_main(argc - 1, argv + 1);
+  if (strcmp(command, "token") == 0)
+    return cli_token(argc - 1, argv + 1);
   if (strcmp(command, "supervise") == 0)
     return supervise_main(argc, argv);
   if (strcmp(command, "booting") == 0)

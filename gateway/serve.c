@@ -13,9 +13,11 @@
 #include "api/api.h"
 #include "api/health.h"
 #include "api/reflection.h"
+#include "auth/auth.h"
 #include "front/grpc.h"
 #include "front/http.h"
 #include "front/listener.h"
+#include "front/tls.h"
 #include "pool/pool.h"
 #include "runtime/log.h"
 #include "session/session.h"
@@ -97,7 +99,7 @@ static void drain_poll(struct timer *t)
   bool quiet = rpc_calls(r) == 0 && sessions_gone(r);
   if (quiet && !rt->last_bytes)
     rt->last_bytes = r->now + LAST_BYTES_MS * NSEC_PER_MS;
-  if (quiet && ((!http_front_count(r) && !grpc_front_count(r)) || r->now >= rt->last_bytes)) {
+  if (quiet && ((!http_front_count(r) && !grpc_front_count(r) && !tls_count(r)) || r->now >= rt->last_bytes)) {
     rt->drained.run = on_drained;
     reactor_post(r->all[0], &rt->drained);
     return;
@@ -120,6 +122,7 @@ static void drain_reactor(struct reactor *r, struct task *t)
   struct reactor_thread *rt = CONTAINER_OF(t, struct reactor_thread, drain);
   r->draining = true;
   listener_stop(r);
+  tls_stop(r);
   health_set_serving(r, false);
   grpc_front_drain(r);
   http_front_drain(r);
@@ -218,7 +221,7 @@ static bool start_reactor(struct gateway *g, int index, struct err *e)
     return err_nomem(e);
   if (index == 0 && !pools_init(r, e))
     return false;
-  return grpc_front_init(r, &site, e) && listener_open(r, g->config->listen, e);
+  return auth_init(r, e) && tls_init(r, e) && grpc_front_init(r, &site, e) && listener_open(r, g->config->listen, e);
 }
 
 static void free_reactor(struct reactor_thread *rt)
@@ -227,8 +230,10 @@ static void free_reactor(struct reactor_thread *rt)
   if (!r->all)
     return;
   listener_free(r);
+  tls_stop(r);
   grpc_front_free(r);
   http_front_free(r);
+  tls_free(r);
   health_free(r);
   if (r->rpc)
     rpc_free(r);
@@ -238,6 +243,7 @@ static void free_reactor(struct reactor_thread *rt)
     sessions_free(r);
   if (r->http)
     http_client_free(r);
+  auth_free(r);
   reactor_free(r);
   log_flush(&rt->log);
   buf_free(&rt->gather.lines);
@@ -309,20 +315,36 @@ static void say_hello(const struct gateway *g)
   const char *at = listener_address(g->reactors[0]);
   const struct config *c = g->config;
   const char *first = c->n_envs ? c->envs[0].name : "NAME";
+  const char *s = c->tls_cert_file ? "s" : "";
   log_event(&g->log, LOG_INFO, "gateway.ready", LF_C("listen", at), LF_INT("reactors", g->count), LF_INT("environments", c->n_envs));
   printf("envgate %s serves on %s:", ENVGATE_VERSION, at);
   for (size_t i = 0; i < c->n_envs; i++)
     printf(" %s", c->envs[i].name);
   printf("\n\nTry, in another terminal:\n");
   if (strncmp(at, "unix:", 5) == 0)
-    printf("  curl -s --unix-socket %s --json '{\"environment\": \"%s\"}' http://envgate/v1/sessions\n", at + 5, first);
+    printf("  curl -s --unix-socket %s --json '{\"environment\": \"%s\"}' http%s://envgate/v1/sessions\n", at + 5, first, s);
   else
-    printf("  curl -s --json '{\"environment\": \"%s\"}' http://%s/v1/sessions\n"
-           "  curl -s --json '{}' http://%s/v1/sessions/ID/reset\n"
-           "  grpcurl -plaintext %s list\n",
-           first, at, at, at);
+    printf("  curl -s --json '{\"environment\": \"%s\"}' http%s://%s/v1/sessions\n"
+           "  curl -s --json '{}' http%s://%s/v1/sessions/ID/reset\n"
+           "  grpcurl %s%s list\n",
+           first, s, at, s, at, *s ? "" : "-plaintext ", at);
   printf("The API: docs/API.md, and /openapi.json.\n");
   fflush(stdout);
+}
+
+// Whoever reaches the port may run code in the workers and stop them.
+static void warn_if_exposed(const struct gateway *g)
+{
+  const struct config *c = g->config;
+  bool mtls = c->tls_client_ca_file && c->tls_client_cert == CLIENT_CERT_REQUIRED;
+  if (listener_is_local(g->reactors[0]))
+    return;
+  if (!c->auth_file && !mtls)
+    log_event(&g->log, LOG_WARN, "gateway.exposed", LF_C("listen", listener_address(g->reactors[0])),
+              LF_C("reason", "everybody who reaches this address may do everything: set auth_file, or tls_client_ca_file, or listen on 127.0.0.1"));
+  if (c->auth_file && (!c->tls_cert_file || c->tls_plaintext == PLAINTEXT_ALLOW))
+    log_event(&g->log, LOG_WARN, "gateway.exposed", LF_C("listen", listener_address(g->reactors[0])),
+              LF_C("reason", "tokens may cross the network in plaintext: set tls_cert_file, and leave tls_plaintext at refuse"));
 }
 
 static bool start(struct gateway *g, struct err *e)
@@ -363,6 +385,7 @@ int serve(const struct config *c)
   if (ok) {
     g.undrained = g.count;
     watch_signals(&g);
+    warn_if_exposed(&g);
     say_hello(&g);
     reactor_run(g.reactors[0]);
     signal(SIGTERM, SIG_IGN); // libuv puts back what was before, and one more signal must not end what ends anyway

@@ -13,6 +13,7 @@
 
 #include "api/api.h"
 #include "api/episodes.h"
+#include "api/forward.h"
 #include "config/config.h"
 
 enum {
@@ -40,11 +41,13 @@ struct batch_part {
   struct batch *batch;
   struct reactor *at;   // where its sessions are
   struct reactor *home; // the batch's
-  bool back;            // at home again
+  struct identity who;
+  bool back; // at home again
 
   // Whoever has the part:
   struct arena arena;
   struct payload_scope scope;
+  struct forward headers; // of the call
   nsec arrived;
   struct flow *flow; // of the batch's call: a reference, as the part may outlive it
   struct batch_item *items;
@@ -233,9 +236,15 @@ static void item_submit(struct batch_item *item)
 {
   struct batch_part *p = item->part;
   struct err e;
-  struct session *s = session_of_name(p->at, item->session, "session", &e);
+  struct session *s = session_of_name(p->at, p->who, item->session, "session", &e);
   if (s && item->timeout_s > 0 && !timer_set(p->at, &item->timer, nsec_add(p->arrived, nsec_from_s(item->timeout_s)))) {
     err_nomem(&e);
+    s = NULL;
+  }
+  const struct env_config *env = s ? session_takes_headers(s) : NULL;
+  if (env && !forward_to(&p->headers, env, &p->arena, &item->waiter.request.headers)) {
+    err_nomem(&e);
+    timer_unset(p->at, &item->timer);
     s = NULL;
   }
   if (!s) {
@@ -368,6 +377,7 @@ static struct batch_part *part_new(struct batch *b, struct reactor *at)
   p->batch = b;
   p->at = at;
   p->home = b->home;
+  p->who = c->who;
   p->arrived = c->arrived;
   p->flow = flow_ref(c->flow);
   p->left = 1;
@@ -375,7 +385,11 @@ static struct batch_part *part_new(struct batch *b, struct reactor *at)
   arena_init(&p->arena, 16 * (size_t)b->home->config->max_message_bytes + REPLY_BYTES_MAX);
   p->scope = payload_scope(c);
   p->scope.arena = &p->arena;
-  return p;
+  p->headers = forward_all(c); // which is there until the part has begun
+  if (at == b->home || forward_copy(c, &p->arena, &p->headers))
+    return p;
+  part_free(p);
+  return NULL;
 }
 
 // Makes the parts, each with room for its items. `where` gets each item's reactor.

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "api/episodes.h"
 
+#include "api/forward.h"
+
 // A call's piece of work, in its arena.
 struct episode_call {
   struct waiter waiter;
@@ -149,6 +151,14 @@ void episode_cancel(struct call *c, struct err *e)
 // Submits what has been checked.
 static void submit(struct call *c, struct session *s, struct episode_call *ec, double timeout_s, Envgate__V1__PayloadFormat format)
 {
+  const struct env_config *env = session_takes_headers(s);
+  const struct forward headers = forward_all(c);
+  if (env && !forward_to(&headers, env, &c->arena, &ec->waiter.request.headers)) {
+    struct err e;
+    err_nomem(&e);
+    fail(c, &e);
+    return;
+  }
   if (timeout_s > 0)
     call_deadline(c, nsec_add(c->arrived, nsec_from_s(timeout_s)));
   ec->call = c;

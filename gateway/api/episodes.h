@@ -19,8 +19,8 @@ const char *episode_session_name(const struct call *c);
 // The reactor that a session's resource name points to; that of `near` for what is no name of ours.
 int reactor_of_name(const struct reactor *near, const char *name);
 
-// The session of a resource name, with its lease renewed. NULL: `e`, for `field`.
-struct session *session_of_name(struct reactor *r, const char *name, const char *field, struct err *e);
+// The caller's session of a resource name, with its lease renewed. NULL: `e`, for `field`. Another principal's session is none.
+struct session *session_of_name(struct reactor *r, struct identity who, const char *name, const char *field, struct err *e);
 // The same for a call; NULL: the call has been ended with the error.
 struct session *call_session(struct call *c, const char *name, const char *field);
 

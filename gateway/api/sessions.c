@@ -5,6 +5,7 @@
 #include "api/api.h"
 #include "api/batch.h"
 #include "api/episodes.h"
+#include "api/forward.h"
 #include "api/payload.h"
 #include "base/id.h"
 #include "config/inline.h"
@@ -18,12 +19,12 @@ int reactor_of_name(const struct reactor *near, const char *name)
   return index < 0 ? near->index : index;
 }
 
-struct session *session_of_name(struct reactor *r, const char *name, const char *field, struct err *e)
+struct session *session_of_name(struct reactor *r, struct identity who, const char *name, const char *field, struct err *e)
 {
   struct str id;
   if (!resource_id(name, "sessions", false, field, &id, e))
     return NULL;
-  struct session *s = session_find(r, id);
+  struct session *s = session_find(r, id, who);
   if (!s)
     err_set(e, CODE_NOT_FOUND, REASON_SESSION_NOT_FOUND, "no session %.*s; it was closed or its lease ran out, or it never was", 64, name);
   return s;
@@ -32,7 +33,7 @@ struct session *session_of_name(struct reactor *r, const char *name, const char 
 struct session *call_session(struct call *c, const char *name, const char *field)
 {
   struct err e;
-  struct session *s = session_of_name(c->owner, name, field, &e);
+  struct session *s = session_of_name(c->owner, c->who, name, field, &e);
   if (!s) {
     fail(c, &e);
     return NULL;
@@ -229,6 +230,10 @@ static bool create_check(struct call *c, const Envgate__V1__CreateSessionRequest
   spec->idle_timeout_s = has_idle ? q->idle_timeout_s : spec->env->idle_timeout_s;
   spec->payload_format = (int)q->payload_format;
   spec->request_id = str_c(q->request_id);
+  spec->who = c->who;
+  const struct forward headers = forward_all(c);
+  if (!forward_to(&headers, spec->env, &c->arena, &spec->headers))
+    return err_nomem(e);
   return seconds_check(spec->lease_s, false, spec->env->lease_s, "lease_s", e) &&
          seconds_check(spec->idle_timeout_s, true, 1e9, "idle_timeout_s", e) && request_id_check(spec->request_id, e) &&
          timeout_apply(c, q->timeout_s, e);
@@ -397,6 +402,7 @@ struct listing {
   struct call *call; // NULL once the call has ended
   struct reactor *home;
   struct arena arena;
+  struct identity who;
   const char *env; // in the arena; NULL: all
   int reactor;     // where the walk is
   uint64_t after;  // behind which session there
@@ -411,8 +417,8 @@ static void list_here(struct listing *l, struct reactor *r)
     const struct session *s = session_next(r, l->after);
     if (!s)
       return;
-    uint64_t sequence = session_view(s).sequence;
-    if (!l->env || strcmp(session_view(s).env->name, l->env) == 0) {
+    struct session_view v = session_view(s);
+    if ((!l->env || strcmp(v.env->name, l->env) == 0) && auth_owns(l->who, v.owner)) {
       if (l->reply.n_sessions == l->wanted) {
         l->more = true;
         return;
@@ -424,7 +430,7 @@ static void list_here(struct listing *l, struct reactor *r)
       }
       l->reply.sessions[l->reply.n_sessions++] = m;
     }
-    l->after = sequence;
+    l->after = v.sequence;
   }
 }
 
@@ -511,6 +517,7 @@ static void list_start(struct call *c)
   }
   arena_init(&l->arena, 64 << 20);
   l->home = c->owner;
+  l->who = c->who;
   envgate__v1__list_sessions_response__init(&l->reply);
   if (!list_parse(l, (const void *)c->request, &e)) {
     arena_free(&l->arena);

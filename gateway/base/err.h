@@ -43,6 +43,10 @@ enum code {
   X(MEDIA_TYPE, "The request's content type is not one that the path takes.")                                        \
   X(ENVIRONMENT_NOT_FOUND, "No environment of that name is configured.")                                             \
   X(SESSION_NOT_FOUND, "There is no such session: it never was, was closed, or its lease ran out.")                  \
+  X(CREDENTIALS_MISSING, "The call needs a credential and has none: a bearer token or a client certificate.")        \
+  X(CREDENTIALS_UNKNOWN, "The token or the client certificate's names are not (any more) in auth_file.")             \
+  X(SCOPE_DENIED, "The caller's scope does not allow the method.")                                                   \
+  X(QUOTA_EXCEEDED, "The principal has its quota of sessions, of calls at a time or of calls a second.")             \
   X(SESSION_LOST, "The session's worker or the connection to it is gone, and the episode with it.")                  \
   X(SESSION_CLOSED, "The session was closed while the call waited or ran.")                                          \
   X(QUEUE_FULL, "Too many calls wait on the session.")                                                               \

@@ -17,6 +17,9 @@ struct config *cli_serve_config(int argc, char **argv, int *exit_code);
 // `check FILE`, `check --schema`.
 int cli_check(int argc, char **argv);
 
+// `token new`.
+int cli_token(int argc, char **argv);
+
 // `docs options|metrics|reasons|schema`: what of docs/ is made from tables in the program.
 int cli_docs(int argc, char **argv);
 

@@ -15,6 +15,7 @@ static const char program_help[] =
     "  check FILE                        say what is wrong in a configuration file\n"
     "  check --schema                    print the file's JSON Schema\n"
     "  health [--live] [URL]             ask a running gateway whether it takes sessions\n"
+    "  token new --principal P --scope S make a bearer token and its line for auth_file\n"
     "  worker ENVIRONMENT [options]      run one of the built-in workers: echo, cartpole or pixels\n"
     "\n"
     "  --help, --version\n"
@@ -41,6 +42,16 @@ static const char health_help[] =
     "Asks the gateway at URL (http://HOST:PORT or unix:/PATH; http://127.0.0.1:8080 if none is given) whether it takes new\n"
     "sessions (/readyz), or with --live whether it answers at all (/healthz). Exit code 0 if so, else 1, with the reason on\n"
     "standard error. For probes in images that have neither a shell nor curl.\n";
+
+static const char token_help[] = "usage: envgate token new --principal NAME --scope agent|trainer|admin [options]\n"
+                                 "\n"
+                                 "Prints two lines: a new bearer token, which is shown nowhere else, and the line for auth_file, which has\n"
+                                 "only its hash. The caller sends the token as \"authorization: Bearer TOKEN\".\n"
+                                 "\n"
+                                 "  --principal NAME       whose token it is: 1 to 64 letters, digits and . _ @ -\n"
+                                 "  --scope SCOPE          agent: tools only. trainer: sessions of its own and environments. admin: all\n"
+                                 "  --sessions N, --calls N, --calls-per-s N\n"
+                                 "                         the principal's quota of sessions, calls at a time and calls a second. 0: no limit\n";
 
 // The value's name in help: --log-level debug|info|warn|error.
 static void print_value(const struct setting *s)
@@ -81,6 +92,8 @@ int cli_help(const char *command)
     fputs(check_help, stdout);
   else if (strcmp(command, "health") == 0)
     fputs(health_help, stdout);
+  else if (strcmp(command, "token") == 0)
+    fputs(token_help, stdout);
   else {
     fputs(serve_help, stdout);
     for (int i = 0; i < SETTINGS_COUNT; i++)

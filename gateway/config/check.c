@@ -17,6 +17,8 @@ static bool was_given(const struct given *given, const char *provider, const cha
 
 void check_gateway(const struct config *c, struct report *r)
 {
+  if (!c->tls_cert_file && (c->tls_key_file || c->tls_client_ca_file))
+    report_add(r, "tls_cert_file", "is missing: without a certificate there is no TLS");
   bool inlines = c->inline_images.n || c->inline_spaces.n || c->inline_project_urls.n || c->inline_paths.n;
   if (c->n_envs == 0 && !inlines)
     report_add(r, "environments", "must have at least one environment, as {\"echo\": {\"builtin\": {\"environment\": \"echo\"}}}");
@@ -181,14 +183,31 @@ static void check_docker(struct env_config *env, const struct given *given, stru
     r->failed = true;
 }
 
+static bool is_own(struct str name)
+{
+  bool own = name.n >= 14 && strncasecmp(name.p, "sec-websocket-", 14) == 0;
+  for (size_t k = 0; !own && k < sizeof own_headers / sizeof *own_headers; k++)
+    own = str_ieq(name, str_c(own_headers[k]));
+  return own;
+}
+
+// What a caller proves to the gateway is no worker's to have: it could act as the caller.
+static void check_forward_headers(const struct env_config *env, struct report *r)
+{
+  for (size_t i = 0; i < env->forward_headers.n; i++) {
+    struct str name = str_c(env->forward_headers.at[i]);
+    if (str_ieq(name, STR("authorization")) || str_ieq(name, STR("proxy-authorization")))
+      report_add(r, "forward_headers", "must not have %s: callers' credentials never go to workers", name.p);
+    else if (is_own(name))
+      report_add(r, "forward_headers", "must not have %s, which the gateway sets itself", name.p);
+  }
+}
+
 static void check_headers(const struct env_config *env, struct report *r)
 {
   for (size_t i = 0; i < env->headers.n; i++) {
     struct str name = str_c(env->headers.at[i].name);
-    bool own = name.n >= 14 && strncasecmp(name.p, "sec-websocket-", 14) == 0;
-    for (size_t k = 0; !own && k < sizeof own_headers / sizeof *own_headers; k++)
-      own = str_ieq(name, str_c(own_headers[k]));
-    if (own)
+    if (is_own(name))
       report_add(r, "headers", "must not have %s, which the gateway sets itself", env->headers.at[i].name);
     for (size_t k = 0; k < i; k++)
       if (str_ieq(name, str_c(env->headers.at[k].name)))
@@ -199,6 +218,7 @@ static void check_headers(const struct env_config *env, struct report *r)
 void check_environment(struct env_config *env, const struct given *given, struct report *r)
 {
   check_headers(env, r);
+  check_forward_headers(env, r);
   int provider = meant_provider(env, given, r);
   if (provider < 0)
     return;

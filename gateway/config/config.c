@@ -2,12 +2,11 @@
 #include "config/config.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <limits.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "base/file.h"
 #include "config/options.h"
 #include "config/read.h"
 #include "config/report.h"
@@ -40,22 +39,6 @@ static struct config *config_new(void)
   return NULL;
 }
 
-// The first `FILE_MAX` bytes and one more, so that a longer file shows.
-static bool read_all(int fd, struct buf *out)
-{
-  for (;;) {
-    char *to = buf_reserve(out, 1);
-    if (!to)
-      return out->n > FILE_MAX;
-    ssize_t n = read(fd, to, out->cap - out->n);
-    if (n < 0 && errno == EINTR)
-      continue;
-    if (n <= 0)
-      return n == 0;
-    out->n += (size_t)n;
-  }
-}
-
 static struct config *finish(struct config *c, struct report *r)
 {
   buf_free(&r->path);
@@ -83,18 +66,14 @@ struct config *config_parse(struct str text, struct config_mistakes *mistakes)
 
 struct config *config_load(const char *path, struct config_mistakes *mistakes)
 {
-  struct buf text = {.max = FILE_MAX + 1};
+  struct buf text = {.max = FILE_MAX + 1}; // one more, so that a longer file shows
   struct report r = {.to = mistakes};
   *mistakes = (struct config_mistakes){0};
-  int fd = open(path, O_RDONLY | O_CLOEXEC);
-  if (fd < 0 || !read_all(fd, &text)) {
+  if (!file_read(path, &text) && errno != EFBIG) {
     report_add(&r, NULL, "can't be read: %s", strerror(errno));
-    if (fd >= 0)
-      close(fd);
     buf_free(&text);
     return finish(NULL, &r);
   }
-  close(fd);
   struct config *c = config_parse(text.p ? buf_view(&text) : STR(""), mistakes);
   buf_free(&text);
   return c;

@@ -36,6 +36,10 @@ struct pairs {
   size_t n;
 };
 
+// Appends copies of all of `from` (may be NULL). False when out of memory; `to` is whole in any case.
+bool pairs_add(struct pairs *to, const struct pairs *from);
+void pairs_free(struct pairs *p);
+
 // One environment of the file's "environments".
 struct env_config {
   char *name;         // [a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?; of an inline source "inline_" and its hash
@@ -43,22 +47,23 @@ struct env_config {
   char *description;  // never NULL
   char *provider;     // "static", "process", "uv", "docker" or "builtin"
 
-  int64_t min_workers;         // 0: kept ready whether anybody asks or not
-  int64_t max_workers;         // 8
-  int64_t sessions_per_worker; // 1
-  double lease_s;              // 300; also the most that a caller may ask for
-  double idle_timeout_s;       // 0: none
-  double step_timeout_s;       // 600: a call that a worker does not answer in that time loses the session
-  double ready_timeout_s;      // 60: from the start of its process or container to readiness
-  double worker_idle_s;        // 30: a launched worker without sessions is stopped after that
-  int64_t max_worker_sessions; // 0: no limit; a worker is replaced after so many
-  double max_worker_age_s;     // 0: no limit; a worker is replaced after that
-  double stop_grace_s;         // 10: from SIGTERM to SIGKILL
-  int64_t queue_limit;         // 16: calls that may wait on a session
-  int64_t max_reply_bytes;     // 104857600: a message from the worker (OpenEnv's client takes 100 MB)
-  struct pairs headers;        // sent with every request to the worker, as on the WebSocket upgrade
-  struct pairs env_vars;       // the worker's environment, for providers that launch; uv's extra_env is in it, too
-  struct strings pass_env;     // variables of the gateway's own that process, uv and builtin workers get, too; a '*' at the end stands for any rest
+  int64_t min_workers;            // 0: kept ready whether anybody asks or not
+  int64_t max_workers;            // 8
+  int64_t sessions_per_worker;    // 1
+  double lease_s;                 // 300; also the most that a caller may ask for
+  double idle_timeout_s;          // 0: none
+  double step_timeout_s;          // 600: a call that a worker does not answer in that time loses the session
+  double ready_timeout_s;         // 60: from the start of its process or container to readiness
+  double worker_idle_s;           // 30: a launched worker without sessions is stopped after that
+  int64_t max_worker_sessions;    // 0: no limit; a worker is replaced after so many
+  double max_worker_age_s;        // 0: no limit; a worker is replaced after that
+  double stop_grace_s;            // 10: from SIGTERM to SIGKILL
+  int64_t queue_limit;            // 16: calls that may wait on a session
+  int64_t max_reply_bytes;        // 104857600: a message from the worker (OpenEnv's client takes 100 MB)
+  struct strings forward_headers; // names of the caller's headers that go on to the worker
+  struct pairs headers;           // sent with every request to the worker, as on the WebSocket upgrade
+  struct pairs env_vars;          // the worker's environment, for providers that launch; uv's extra_env is in it, too
+  struct strings pass_env; // variables of the gateway's own that process, uv and builtin workers get, too; a '*' at the end stands for any rest
 
   struct strings urls; // static: http(s)://host:port[/base] or unix:/path; one worker each
   char *ca_file;       // PEM file of the CAs for https workers; NULL: the system's
@@ -109,6 +114,9 @@ struct env_config {
   struct strings docker_command; // in place of the image's CMD; empty: the image's
 };
 
+enum tls_client_cert { CLIENT_CERT_REQUIRED, CLIENT_CERT_OPTIONAL };
+enum tls_plaintext { PLAINTEXT_REFUSE, PLAINTEXT_LOOPBACK, PLAINTEXT_ALLOW };
+
 struct config {
   char *listen;         // "127.0.0.1:8080" or "unix:/path"
   int64_t threads;      // 0: the cores allowed
@@ -126,8 +134,19 @@ struct config {
   double idle_connection_s;  // 300
   double shutdown_grace_s;   // 25: from SIGTERM until the end
   int64_t max_launches;      // 8: workers that may be starting at a time, of all environments
-  char *state_dir;           // where sockets of launched workers lie; NULL: a directory of its own under $XDG_RUNTIME_DIR or /tmp, removed at exit
-  char *self;                // the gateway's own program, for builtin workers (/proc/self/exe, resolved)
+  char *tls_cert_file;       // NULL: no TLS
+  char *tls_key_file;        // NULL: it is in tls_cert_file
+  char *tls_client_ca_file;  // NULL: no client certificates
+  enum tls_client_cert tls_client_cert;
+  enum tls_plaintext tls_plaintext;    // without TLS all is plaintext
+  double tls_handshake_timeout_s;      // 10
+  int64_t tls_max_handshakes;          // 256: under way in all
+  char *auth_file;                     // NULL: everybody may do everything
+  bool metrics_open;                   // /metrics needs no credential
+  int64_t quota_sessions, quota_calls; // of a principal; 0: no limit
+  double quota_calls_per_s;            // the same
+  char *state_dir; // where sockets of launched workers lie; NULL: a directory of its own under $XDG_RUNTIME_DIR or /tmp, removed at exit
+  char *self;      // the gateway's own program, for builtin workers (/proc/self/exe, resolved)
 
   struct env_config *envs;
   size_t n_envs;

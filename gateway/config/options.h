@@ -50,7 +50,7 @@ struct setting {
 };
 
 extern const struct setting settings[];
-enum { SETTINGS_COUNT = 81 };
+enum { SETTINGS_COUNT = 94 };
 
 // The providers' names, ending in NULL, and their number.
 extern const char *const provider_names[];

@@ -151,7 +151,9 @@ bool setting_set(const struct setting *s, struct str text, void *base, struct er
   case SET_ENUM:
     if (!value_index(s, text, &index))
       return refuse(s, e);
-    _Static_assert(sizeof(enum log_level) == sizeof(unsigned) && sizeof(enum log_format) == sizeof(unsigned), "enums are unsigned");
+    _Static_assert(sizeof(enum log_level) == sizeof(unsigned) && sizeof(enum log_format) == sizeof(unsigned) &&
+                       sizeof(enum tls_client_cert) == sizeof(unsigned) && sizeof(enum tls_plaintext) == sizeof(unsigned),
+                   "enums are unsigned");
     *(unsigned *)target(s, base) = index;
     return true;
   case SET_INT:
@@ -189,6 +191,16 @@ bool setting_append(const struct setting *s, struct str item, void *base, struct
   return true;
 }
 
+static bool pairs_put(struct pairs *map, char *name, char *value, enum value_source source)
+{
+  struct pair *at = name && value ? realloc(map->at, (map->n + 1) * sizeof *at) : NULL;
+  if (!at)
+    return false;
+  map->at = at;
+  at[map->n++] = (struct pair){name, value, source};
+  return true;
+}
+
 // A reference's path or name.
 static char *take_reference(struct str text, enum value_source source, struct err *e)
 {
@@ -218,14 +230,9 @@ bool setting_append_pair(const struct setting *s, struct str name, struct str va
     err_set(e, CODE_INVALID_ARGUMENT, NULL, "has a wrong name: it must be %s", s->name_form);
     goto fail;
   }
-  struct pair *at = realloc(map->at, (map->n + 1) * sizeof *at);
-  if (!at) {
-    err_nomem(e);
-    goto fail;
-  }
-  map->at = at;
-  at[map->n++] = (struct pair){name_copy, value_copy, source};
-  return true;
+  if (pairs_put(map, name_copy, value_copy, source))
+    return true;
+  err_nomem(e);
 fail:
   free(name_copy);
   free(value_copy);
@@ -250,23 +257,6 @@ static bool copy_strings(struct strings *to, const struct strings *from)
   for (; to->at && to->n < from->n; to->n++)
     if (!(to->at[to->n] = strdup(from->at[to->n])))
       return false;
-  return to->at != NULL;
-}
-
-static bool copy_pairs(struct pairs *to, const struct pairs *from)
-{
-  *to = (struct pairs){0};
-  if (!from->n)
-    return true;
-  to->at = calloc(from->n, sizeof *to->at);
-  for (; to->at && to->n < from->n; to->n++) {
-    struct pair *p = &to->at[to->n];
-    *p = (struct pair){strdup(from->at[to->n].name), strdup(from->at[to->n].value), from->at[to->n].source};
-    if (!p->name || !p->value) {
-      to->n++; // freed with the rest
-      return false;
-    }
-  }
   return to->at != NULL;
 }
 
@@ -295,7 +285,8 @@ static bool copy_value(const struct setting *s, void *to, const void *from)
   case SET_STRINGS:
     return copy_strings(to, from);
   case SET_PAIRS:
-    return copy_pairs(to, from);
+    *(struct pairs *)to = (struct pairs){0};
+    return pairs_add(to, from);
   }
   return false;
 }
@@ -306,6 +297,29 @@ bool settings_copy(enum setting_scope scope, void *to, const void *from)
     if (settings[i].scope == scope && !copy_value(&settings[i], target(&settings[i], to), (const char *)from + settings[i].offset))
       return false;
   return true;
+}
+
+bool pairs_add(struct pairs *to, const struct pairs *from)
+{
+  for (size_t i = 0; from && i < from->n; i++) {
+    char *name = strdup(from->at[i].name), *value = strdup(from->at[i].value);
+    if (pairs_put(to, name, value, from->at[i].source))
+      continue;
+    free(name);
+    free(value);
+    return false;
+  }
+  return true;
+}
+
+void pairs_free(struct pairs *p)
+{
+  for (size_t i = 0; i < p->n; i++) {
+    free(p->at[i].name);
+    free(p->at[i].value);
+  }
+  free(p->at);
+  *p = (struct pairs){0};
 }
 
 static void free_value(const struct setting *s, void *base)
@@ -319,12 +333,7 @@ static void free_value(const struct setting *s, void *base)
       free(list->at[i]);
     free(list->at);
   } else if (s->type == SET_PAIRS) {
-    struct pairs *map = target(s, base);
-    for (size_t i = 0; i < map->n; i++) {
-      free(map->at[i].name);
-      free(map->at[i].value);
-    }
-    free(map->at);
+    pairs_free(target(s, base));
   }
 }
 

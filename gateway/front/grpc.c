@@ -23,10 +23,12 @@ bool grpc_front_init(struct reactor *r, const struct http_site *site, struct err
   return true;
 }
 
-bool grpc_front_accept(struct reactor *r, int fd)
+bool grpc_front_accept(struct reactor *r, int fd, struct ssl_st *ssl, struct peer *peer)
 {
   struct grpc_front *f = r->grpc_front;
-  if (!grpc_conn_open(f, fd)) {
+  if (!grpc_conn_open(f, fd, ssl, peer)) {
+    peer_free(peer);
+    tls_close(ssl);
     close(fd);
     return false;
   }

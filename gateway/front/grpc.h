@@ -6,16 +6,19 @@
 
 #include <stdbool.h>
 
+#include "auth/peer.h"
 #include "base/err.h"
 #include "front/http_site.h"
 #include "runtime/reactor.h"
 
+struct ssl_st; // OpenSSL's SSL
+
 // Makes r->grpc_front. After rpc_init; the site must outlive it.
 bool grpc_front_init(struct reactor *r, const struct http_site *site, struct err *e);
 
-// Takes over a connection whose first bytes are HTTP/2's preface; nothing of it has been read. The descriptor is non-blocking. It is counted in
-// the metrics from here on. It is closed even when this returns false: out of memory.
-bool grpc_front_accept(struct reactor *r, int fd);
+// Takes over a connection whose first bytes are HTTP/2's preface; nothing of it has been read. The descriptor is non-blocking. `ssl` (NULL: plaintext) and the
+// peer are taken over, too. It is counted in the metrics from here on. It is closed even when this returns false: out of memory.
+bool grpc_front_accept(struct reactor *r, int fd, struct ssl_st *ssl, struct peer *peer);
 
 // Asks every connection to go (GOAWAY): calls under way finish, new ones are refused in a way that lets clients try elsewhere.
 void grpc_front_drain(struct reactor *r);

@@ -219,7 +219,9 @@ void grpc_conn_close(struct grpc_conn *c)
   if (c->h2)
     end_session(c);
   io_close(c->io);
+  tls_close(c->ssl);
   close(c->fd);
+  peer_free(&c->peer);
   timer_unset(f->r, &c->timer);
   flow_close(c->flow);
   list_remove(&c->flush.link); // last, as ending calls may have queued it
@@ -234,6 +236,8 @@ void grpc_conn_close(struct grpc_conn *c)
 static void linger(struct grpc_conn *c)
 {
   end_session(c);
+  if (c->ssl)
+    tls_end(c->ssl);
   shutdown(c->fd, SHUT_WR);
   io_events(c->io, IO_READ | IO_EDGE);
   arm(c, LINGER_MS * NSEC_PER_MS);
@@ -328,7 +332,9 @@ static bool send_some(struct grpc_conn *c, struct iovec **iov, int *n)
 {
   while (*n) {
     struct msghdr message = {.msg_iov = *iov, .msg_iovlen = (size_t)*n};
-    ssize_t sent = *n == 1 ? send(c->fd, (*iov)->iov_base, (*iov)->iov_len, MSG_NOSIGNAL) : sendmsg(c->fd, &message, MSG_NOSIGNAL);
+    ssize_t sent = c->ssl    ? tls_send(c->ssl, (*iov)->iov_base, (*iov)->iov_len)
+                   : *n == 1 ? send(c->fd, (*iov)->iov_base, (*iov)->iov_len, MSG_NOSIGNAL)
+                             : sendmsg(c->fd, &message, MSG_NOSIGNAL);
     if (sent < 0 && errno == EINTR)
       continue;
     if (sent < 0)
@@ -438,7 +444,7 @@ static int on_send_data(nghttp2_session *h2, nghttp2_frame *frame, const uint8_t
   while (n) {
     bool lasting;
     struct str bytes = grpc_stream_next(source->ptr, n, &lasting);
-    if (lasting && bytes.n >= COPY_MAX && f->iov_n < GRPC_IOVECS)
+    if (lasting && !c->ssl && bytes.n >= COPY_MAX && f->iov_n < GRPC_IOVECS)
       gather_piece(f, bytes.p, bytes.n);
     else
       gather_copy(f, bytes.p, bytes.n);
@@ -491,8 +497,9 @@ static void on_turn_end(struct turn_end *t)
     flow_progress(c->flow);
   c->took_large = false;
   // What is left, and what becomes of the requests that were held, is for the next turn.
-  io_events(c->io, IO_READ | IO_EDGE | (c->out.n || more || c->unheld ? IO_WRITE : 0));
-  if (more || c->unheld)
+  bool again = more || c->unheld || c->unread;
+  io_events(c->io, IO_READ | IO_EDGE | (c->out.n || again ? IO_WRITE : 0));
+  if (again)
     io_again(c->io);
   if (!c->out.n && !more && !nghttp2_session_want_read(c->h2) && !nghttp2_session_want_write(c->h2))
     linger(c);
@@ -503,7 +510,7 @@ static bool take(struct grpc_conn *c, bool ends)
 {
   char *p = c->front->in;
   for (int i = 0; i < MAX_READS; i++) {
-    ssize_t n = recv(c->fd, p, GRPC_SCRATCH, 0);
+    ssize_t n = c->ssl ? tls_recv(c->ssl, p, GRPC_SCRATCH) : recv(c->fd, p, GRPC_SCRATCH, 0);
     if (n < 0 && errno == EINTR)
       continue;
     if (n < 0)
@@ -512,9 +519,10 @@ static bool take(struct grpc_conn *c, bool ends)
       return false;
     if (c->h2 && nghttp2_session_mem_recv(c->h2, (const uint8_t *)p, (size_t)n) < 0)
       return false;
-    if (n < GRPC_SCRATCH && !ends)
+    if (n < GRPC_SCRATCH && !ends && !c->ssl) // of TLS a read is a record
       return true;
   }
+  c->unread = c->ssl != NULL;
   io_again(c->io);
   return true;
 }
@@ -529,7 +537,9 @@ static void look_at_held(struct grpc_conn *c)
 static void on_io(void *ctx, int events)
 {
   struct grpc_conn *c = ctx;
-  if ((events & (IO_READ | IO_HANGUP)) && !take(c, events & IO_HANGUP)) {
+  bool unread = c->unread;
+  c->unread = false;
+  if (((events & (IO_READ | IO_HANGUP)) || unread) && !take(c, events & IO_HANGUP)) {
     grpc_conn_close(c);
     return;
   }
@@ -554,7 +564,7 @@ static bool open_session(struct grpc_conn *c)
          !nghttp2_session_set_local_window_size(c->h2, NGHTTP2_FLAG_NONE, 0, CONNECTION_WINDOW);
 }
 
-bool grpc_conn_open(struct grpc_front *f, int fd)
+bool grpc_conn_open(struct grpc_front *f, int fd, struct ssl_st *ssl, struct peer *peer)
 {
   struct grpc_conn *c = calloc(1, sizeof *c);
   double patience = f->r->config->idle_connection_s < PATIENCE_S ? f->r->config->idle_connection_s : PATIENCE_S;
@@ -577,6 +587,9 @@ bool grpc_conn_open(struct grpc_front *f, int fd)
     free(c);
     return false;
   }
+  c->ssl = ssl;
+  c->unread = ssl != NULL; // the handshake's last read may have taken more
+  peer_move(&c->peer, peer);
   list_append(&f->conns, &c->link);
   f->count++;
   metric_add(f->r->metrics, METRIC_connections_opened_total, 1);

@@ -146,7 +146,7 @@ static bool make(struct grpc_stream *s)
   const char *mark = path.n ? memchr(path.p, '?', path.n) : NULL;
   h->s = s;
   s->web = h;
-  *q = (struct http_request){.carrier = &carrier, .r = f->r, .site = f->site, .method = verb, .path = path, .call = s->call};
+  *q = (struct http_request){.carrier = &carrier, .r = f->r, .site = f->site, .peer = &s->conn->peer, .method = verb, .path = path, .call = s->call};
   if (mark) {
     q->path.n = (size_t)(mark - path.p);
     q->query = str_skip(path, q->path.n + 1);

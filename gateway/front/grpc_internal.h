@@ -11,6 +11,7 @@
 #include "base/list.h"
 #include "front/grpc_wire.h"
 #include "front/http_site.h"
+#include "front/tls.h"
 #include "rpc/rpc.h"
 #include "runtime/reactor.h"
 
@@ -47,6 +48,7 @@ struct grpc_conn {
   struct grpc_front *front;
   struct list link; // front->conns
   int fd;
+  struct ssl_st *ssl; // NULL: plaintext
   struct io *io;
   nghttp2_session *h2; // NULL: over; it only lingers for the peer to read the rest
   struct turn_end flush;
@@ -65,6 +67,8 @@ struct grpc_conn {
   enum { CONN_OPEN, CONN_NOTICED, CONN_GOING } state; // GOAWAY not sent; sent as a notice; sent for good
   bool took_large;                                    // in this turn it took bytes of large replies
   bool unheld;                                        // a stream's replies have gone, and what it held can be looked at
+  bool unread;                                        // TLS holds bytes that the socket does not tell of
+  struct peer peer;
 };
 
 // A call on its HTTP/2 stream. It lives until the stream closes; the call may end sooner or later.
@@ -107,8 +111,8 @@ struct grpc_stream {
 
 // --- grpc_conn.c
 
-// False: out of memory; `fd` is still the caller's.
-bool grpc_conn_open(struct grpc_front *f, int fd);
+// False: out of memory; `fd`, `ssl` and the peer are still the caller's.
+bool grpc_conn_open(struct grpc_front *f, int fd, struct ssl_st *ssl, struct peer *peer);
 // GOAWAY; the connection closes when its calls have ended.
 void grpc_conn_drain(struct grpc_conn *c);
 // Closes it at once; its calls are cancelled.

@@ -379,6 +379,7 @@ struct grpc_stream *grpc_stream_open(struct grpc_conn *c, int32_t id)
   s->call->protocol = "grpc";
   s->call->flow = c->flow;
   s->call->flow_key = (uint64_t)id;
+  s->call->peer = &c->peer;
   list_append(&c->streams, &s->link);
   return s;
 }

@@ -40,7 +40,8 @@ struct http_front {
   struct timer timer;  // the daemon's next timeout
   struct turn_end run; // runs the daemon at the turn's end
   struct list conns;
-  struct list hung_up; // connections that libmicrohttpd must be told of
+  struct list hung_up;  // connections that libmicrohttpd must be told of
+  struct list arriving; // connections that libmicrohttpd has not told of
   int count;
   int waiting;      // requests without an answer, suspended or asked
   int asked;        // those of them that are asked
@@ -79,7 +80,15 @@ struct conn {
   size_t length;    // Content-Length; 0: none
   size_t received;  // of the body
   size_t swallowed; // of it, to no use
+  struct peer peer;
   struct http_request request;
+};
+
+// What http_front_accept knows of a connection and libmicrohttpd's callback for it does not; by its descriptor.
+struct arrival {
+  struct list link;
+  int fd;
+  struct peer peer;
 };
 
 static struct conn *conn_of(struct http_request *q)
@@ -416,7 +425,7 @@ static void request_clear(struct conn *conn)
   buf_free(&conn->pieces);
   conn->pieces_at = 0;
   conn->drained = conn->ended = conn->aborted = false;
-  *q = (struct http_request){.carrier = &carrier, .r = conn->front->r, .site = conn->front->site};
+  *q = (struct http_request){.carrier = &carrier, .r = conn->front->r, .peer = &conn->peer, .site = conn->front->site};
   q->body.max = (size_t)conn->front->r->config->max_message_bytes;
   conn->stage = STAGE_IDLE;
   conn->received = conn->swallowed = 0;
@@ -647,6 +656,18 @@ static void on_hangup(void *ctx, int events)
   }
 }
 
+// The connection's, or one that is nobody's.
+static void take_peer(struct http_front *f, int fd, struct peer *peer)
+{
+  LIST_EACH (node, &f->arriving) {
+    struct arrival *a = CONTAINER_OF(node, struct arrival, link);
+    if (a->fd != fd)
+      continue;
+    list_remove(&a->link);
+    peer_move(peer, &a->peer);
+  }
+}
+
 static void conn_opened(struct http_front *f, struct MHD_Connection *mhd, void **socket_ctx)
 {
   const union MHD_ConnectionInfo *info = MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_CONNECTION_FD);
@@ -664,6 +685,7 @@ static void conn_opened(struct http_front *f, struct MHD_Connection *mhd, void *
   conn->since = clock_mono();
   conn->timer.fire = on_look;
   timer_set(f->r, &conn->timer, nsec_add(conn->since, nsec_from_s(f->r->config->header_timeout_s / 2)));
+  take_peer(f, conn->fd, &conn->peer);
   list_append(&f->conns, &conn->link);
   list_init(&conn->hung_up_link);
   request_clear(conn);
@@ -680,6 +702,7 @@ static void conn_closed(struct conn *conn)
   io_close(conn->hangup);
   timer_unset(f->r, &conn->timer);
   request_clear(conn);
+  peer_free(&conn->peer);
   free(conn->target);
   free(conn);
   f->count--;
@@ -741,6 +764,7 @@ bool http_front_init(struct reactor *r, const struct http_site *site)
   list_init(&f->run.link);
   list_init(&f->conns);
   list_init(&f->hung_up);
+  list_init(&f->arriving);
   f->daemon = start_daemon(f);
   if (!f->daemon)
     return false;
@@ -749,11 +773,17 @@ bool http_front_init(struct reactor *r, const struct http_site *site)
   return f->io != NULL;
 }
 
-bool http_front_accept(struct reactor *r, int fd, const struct sockaddr *addr, socklen_t len)
+bool http_front_accept(struct reactor *r, int fd, const struct sockaddr *addr, socklen_t len, struct peer *peer)
 {
   struct http_front *f = r->http_front;
-  // libmicrohttpd closes the socket when this fails.
-  if (MHD_add_connection(f->daemon, fd, addr, len) != MHD_YES)
+  struct arrival arrival = {.fd = fd};
+  peer_move(&arrival.peer, peer);
+  list_append(&f->arriving, &arrival.link);
+  // libmicrohttpd closes the socket when this fails. Else it has called conn_opened when this returns, as its thread is ours.
+  bool added = MHD_add_connection(f->daemon, fd, addr, len) == MHD_YES;
+  list_remove(&arrival.link);
+  peer_free(&arrival.peer);
+  if (!added)
     return false;
   turn_end_add(r, &f->run);
   return true;

@@ -10,14 +10,15 @@
 #include <stdbool.h>
 #include <sys/socket.h>
 
+#include "auth/peer.h"
 #include "front/http_site.h"
 #include "runtime/reactor.h"
 
 // Sets up a reactor's part; rpc_init must have run. The site must outlive it. False when out of memory.
 bool http_front_init(struct reactor *r, const struct http_site *site);
 
-// Takes over an accepted socket, whose bytes are still unread. It is closed even when this returns false: out of memory or descriptors.
-bool http_front_accept(struct reactor *r, int fd, const struct sockaddr *addr, socklen_t len);
+// Takes over an accepted socket, whose bytes are still unread, and the peer. It is closed even when this returns false: out of memory or descriptors.
+bool http_front_accept(struct reactor *r, int fd, const struct sockaddr *addr, socklen_t len, struct peer *peer);
 
 // Connections open now.
 int http_front_count(const struct reactor *r);

@@ -46,6 +46,8 @@ static void finish(struct call *c, struct buf *out, const struct err *e)
   }
   if (e->code == CODE_UNIMPLEMENTED)
     http_put(&head, "accept-encoding", "gzip, identity");
+  if (head.status == 401)
+    http_put(&head, "www-authenticate", "Bearer");
   char seconds[16];
   if (e->retry_after_ms) {
     snprintf(seconds, sizeof seconds, "%u", (e->retry_after_ms + 999) / 1000);

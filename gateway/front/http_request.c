@@ -177,6 +177,7 @@ struct call *http_call(struct http_request *q, const struct call_front *front, e
       http_answer_error(q, NULL, &e);
       return NULL;
     }
+    c->peer = q->peer;
     if (!q->carrier->headers(q, &c->arena, &c->headers, &c->header_count)) {
       c->front = &http_rest_front;
       call_refuse(c, &e);

@@ -58,6 +58,7 @@ struct http_request {
   const struct http_carrier *carrier;
   struct reactor *r;
   const struct http_site *site;
+  struct peer *peer;              // the connection's
   struct str method, path, query; // as sent, still percent-encoded
   struct call *call;              // that runs now, or NULL; the carrier may have made it
 

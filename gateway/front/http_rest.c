@@ -63,6 +63,8 @@ void http_answer_error(struct http_request *q, const struct call *c, const struc
     snprintf(seconds, sizeof seconds, "%u", (e->retry_after_ms + 999) / 1000);
     http_put(&head, "retry-after", seconds);
   }
+  if (status == 401)
+    http_put(&head, "www-authenticate", "Bearer");
   struct buf allow = {.max = sizeof verbs - 1}, body = {0};
   if (status == 405 && allowed_verbs(q, &allow)) {
     snprintf(verbs, sizeof verbs, "%.*s", (int)allow.n, allow.p);

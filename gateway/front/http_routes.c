@@ -3,6 +3,8 @@
 #include <stdlib.h>
 
 #include "api/api.h"
+#include "auth/auth.h"
+#include "config/config.h"
 #include "front/http_request.h"
 #include "runtime/metrics.h"
 
@@ -56,8 +58,33 @@ static const char *method_name(int i)
   return envgate_api.methods[i].path + 1;
 }
 
+// Names of environments and how much they are used are for those who may use them.
+static bool may_see_metrics(struct http_request *q)
+{
+  if (!q->r->auth || q->r->config->metrics_open)
+    return true;
+  const struct header *headers;
+  size_t n;
+  struct str authorization = {0};
+  struct identity who;
+  struct arena a;
+  struct err e;
+  arena_init(&a, 16 * (size_t)q->r->config->max_header_bytes + 65536);
+  bool ok = q->carrier->headers(q, &a, &headers, &n) || err_nomem(&e);
+  for (size_t i = 0; ok && i < n; i++)
+    if (str_eq(headers[i].name, STR("authorization")))
+      authorization = headers[i].value;
+  ok = ok && auth_check(q->r, q->peer, authorization, SCOPE_TRAINER, &who, &e);
+  arena_free(&a);
+  if (!ok)
+    http_answer_error(q, NULL, &e);
+  return ok;
+}
+
 static void answer_metrics(struct http_request *q)
 {
+  if (!may_see_metrics(q))
+    return;
   struct buf body = {0};
   struct metrics **all = calloc((size_t)q->r->count, sizeof(struct metrics *));
   bool ok = all;

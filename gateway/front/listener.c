@@ -16,6 +16,7 @@
 #include "front/grpc.h"
 #include "front/grpc_wire.h"
 #include "front/http.h"
+#include "front/tls.h"
 #include "runtime/log.h"
 #include "runtime/socket.h"
 
@@ -45,7 +46,7 @@ struct pending {
   int fd;
   struct io *io;
   struct timer timer;
-  nsec give_up;
+  nsec arrived, give_up;
   struct sockaddr_storage peer;
   socklen_t peer_n;
 };
@@ -79,17 +80,49 @@ static void pending_refuse(struct pending *p)
   pending_drop(p);
 }
 
-static void hand_over(struct pending *p, enum grpc_sniff is)
+// To whom a connection goes, by its first bytes.
+enum speaks { SPEAKS_HTTP1, SPEAKS_HTTP2, SPEAKS_TLS };
+
+// The answer to plaintext where there must be TLS.
+static void refuse_plaintext(int fd, enum speaks speaks)
+{
+  static const char http1[] = "HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 39\r\n\r\n"
+                              "this port takes TLS only: use https://\n";
+  static const char http2[] = "\0\0\0\x04\0\0\0\0\0" // SETTINGS, empty
+                              "\0\0\x20\x07\0\0\0\0\0\0\0\0\0\0\0\0\x0c"
+                              "this port takes TLS only"; // GOAWAY, INADEQUATE_SECURITY
+  char unread[4096];
+  send(fd, speaks == SPEAKS_HTTP2 ? http2 : http1, (speaks == SPEAKS_HTTP2 ? sizeof http2 : sizeof http1) - 1, MSG_NOSIGNAL);
+  shutdown(fd, SHUT_WR);
+  while (recv(fd, unread, sizeof unread, 0) == (ssize_t)sizeof unread) // else the kernel resets the connection, and the answer is lost
+    ;
+  close(fd);
+}
+
+static bool plaintext_allowed(const struct reactor *r, const struct peer *peer)
+{
+  enum tls_plaintext rule = r->config->tls_plaintext;
+  return !r->tls || rule == PLAINTEXT_ALLOW || (rule == PLAINTEXT_LOOPBACK && peer->local);
+}
+
+static void hand_over(struct pending *p, enum speaks speaks)
 {
   struct reactor *r = p->l->r;
   int fd = p->fd;
-  struct sockaddr_storage peer = p->peer;
-  socklen_t peer_n = p->peer_n;
+  struct sockaddr_storage address = p->peer;
+  socklen_t address_n = p->peer_n;
+  nsec give_up = nsec_add(p->arrived, nsec_from_s(r->config->tls_handshake_timeout_s));
+  struct peer peer;
   pending_free(p);
-  if (is == GRPC_SNIFF_HTTP2)
-    grpc_front_accept(r, fd);
+  peer_init(&peer, (const struct sockaddr *)&address);
+  if (speaks == SPEAKS_TLS)
+    tls_accept(r, fd, &peer, &address, address_n, give_up);
+  else if (!plaintext_allowed(r, &peer))
+    refuse_plaintext(fd, speaks);
+  else if (speaks == SPEAKS_HTTP2)
+    grpc_front_accept(r, fd, NULL, &peer);
   else
-    http_front_accept(r, fd, (const struct sockaddr *)&peer, peer_n);
+    http_front_accept(r, fd, (const struct sockaddr *)&address, address_n, &peer);
 }
 
 // Waits for the descriptor. With a byte or two there it would be readable at once, again and again: then the timer has another look.
@@ -116,8 +149,10 @@ static void look(struct pending *p, bool left)
     return;
   }
   enum grpc_sniff is = grpc_sniff((struct str){first, (size_t)n});
-  if (is != GRPC_SNIFF_MORE && is != GRPC_SNIFF_NEITHER)
-    hand_over(p, is);
+  if (first[0] == TLS_FIRST_BYTE && p->l->r->tls)
+    hand_over(p, SPEAKS_TLS);
+  else if (is != GRPC_SNIFF_MORE && is != GRPC_SNIFF_NEITHER)
+    hand_over(p, is == GRPC_SNIFF_HTTP2 ? SPEAKS_HTTP2 : SPEAKS_HTTP1);
   else if (is == GRPC_SNIFF_NEITHER)
     pending_refuse(p);
   else if (left)
@@ -166,6 +201,7 @@ static void welcome(struct listener *l, int fd, const struct sockaddr_storage *p
     return;
   }
   *p = (struct pending){.l = l, .fd = fd, .timer.fire = on_pending_timer, .peer = *peer, .peer_n = peer_n};
+  p->arrived = l->r->now;
   p->give_up = nsec_add(l->r->now, nsec_from_s(l->r->config->header_timeout_s));
   list_append(&l->pending, &p->link);
   metric_add(l->r->metrics, METRIC_connections, 1);
@@ -362,6 +398,13 @@ bool listener_open(struct reactor *r, const char *where, struct err *e)
 const char *listener_address(const struct reactor *r)
 {
   return r->listener->address;
+}
+
+bool listener_is_local(const struct reactor *r)
+{
+  struct peer here;
+  peer_init(&here, (const struct sockaddr *)&r->listener->bound); // zeroed for a unix socket
+  return here.local;
 }
 
 void listener_stop(struct reactor *r)

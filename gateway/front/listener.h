@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The one port: accepts connections, looks at their first bytes, and hands them to the gRPC or the HTTP/1 front.
+// The one port: accepts connections, looks at their first bytes, and hands them to TLS, the gRPC or the HTTP/1 front.
 //
 // Each reactor has its own. On TCP each has a socket of its own too (SO_REUSEPORT), and the kernel spreads the connections; a unix socket is
 // bound by reactor 0 and shared.
@@ -18,6 +18,9 @@ bool listener_open(struct reactor *r, const char *where, struct err *e);
 
 // The address that it listens on, with the port that the kernel chose: "127.0.0.1:8080", "[::1]:8080", "unix:/path".
 const char *listener_address(const struct reactor *r);
+
+// True when only this machine can reach it: a loopback address or a unix socket.
+bool listener_is_local(const struct reactor *r);
 
 // Accepts no more; connections that have not sent a byte yet are closed.
 void listener_stop(struct reactor *r);

@@ -4,6 +4,7 @@
 #include <assert.h>
 #include <stdlib.h>
 
+#include "auth/auth.h"
 #include "base/id.h"
 #include "config/config.h"
 #include "rpc/rest.h"
@@ -22,6 +23,7 @@ struct rpc {
   const struct rpc_api *api;
   const struct rpc_handler **handlers; // by method; NULL: not served
   uint32_t *reply_size;                // by method: of the last one
+  unsigned *scopes;                    // by method: who may call it
   int *table;                          // method index + 1 by hash of its path; open addressing
   size_t mask;
   int last;          // the method found last; mostly it is asked for again
@@ -49,9 +51,11 @@ bool rpc_init(struct reactor *r, const struct rpc_api *api, const struct rpc_han
   rpc->table = calloc(size, sizeof *rpc->table);
   rpc->handlers = calloc((size_t)api->method_count, sizeof(const struct rpc_handler *));
   rpc->reply_size = calloc((size_t)api->method_count, sizeof *rpc->reply_size);
-  if (!rpc->table || !rpc->handlers || !rpc->reply_size)
+  rpc->scopes = calloc((size_t)api->method_count, sizeof *rpc->scopes);
+  if (!rpc->scopes || !rpc->table || !rpc->handlers || !rpc->reply_size)
     return false;
   for (int i = 0; i < api->method_count; i++) {
+    rpc->scopes[i] = scopes_of_method(str_c(api->methods[i].path));
     size_t at = hash_fnv(0, str_c(api->methods[i].path)) & rpc->mask;
     while (rpc->table[at])
       at = (at + 1) & rpc->mask;
@@ -90,6 +94,7 @@ void rpc_free(struct reactor *r)
   free(rpc->table);
   free(rpc->handlers);
   free(rpc->reply_size);
+  free(rpc->scopes);
   free(rpc);
   r->rpc = NULL;
 }
@@ -194,6 +199,8 @@ static bool all_of(struct str s, const char *set)
 // The caller's ids go to logs, so only harmless ones are taken.
 static void take_ids(struct call *c)
 {
+  if (c->peer)
+    memcpy(c->from, c->peer->address, sizeof c->from);
   struct str id = call_header(c, STR("x-request-id"));
   if (id.n && id.n < sizeof c->id && all_of(id, "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-_.:")) {
     memcpy(c->id, id.p, id.n);
@@ -209,6 +216,32 @@ static void take_ids(struct call *c)
   }
 }
 
+// The caller's Authorization; two of them are a way to have two readers see two callers.
+static bool authorization_of(const struct call *c, struct str *value, struct err *e)
+{
+  *value = STR("");
+  for (size_t i = 0; i < c->header_count; i++) {
+    if (!str_eq(c->headers[i].name, STR("authorization")))
+      continue;
+    if (value->n)
+      return err_set(e, CODE_UNAUTHENTICATED, REASON_CREDENTIALS_UNKNOWN, "there is more than one authorization");
+    *value = c->headers[i].value;
+  }
+  return true;
+}
+
+static bool admit(struct call *c, struct err *e)
+{
+  struct str authorization;
+  unsigned scopes = c->home->rpc->scopes[c->method_index];
+  if (!authorization_of(c, &authorization, e) || !auth_check(c->home, c->peer, authorization, scopes, &c->who, e))
+    return false;
+  if (!c->who.principal || quota_take_call(&c->who.principal->quota, c->arrived, &c->counted, e))
+    return true;
+  metric_add(c->home->metrics, METRIC_quota_refused_total, 1);
+  return false;
+}
+
 bool call_method(struct call *c, struct str path, struct err *e)
 {
   take_ids(c);
@@ -218,6 +251,8 @@ bool call_method(struct call *c, struct str path, struct err *e)
   c->handler = c->home->rpc->handlers[c->method_index];
   if (!c->handler)
     return err_set(e, CODE_UNIMPLEMENTED, REASON_METHOD_NOT_FOUND, "method %s is not served here", c->method->path);
+  if (c->home->auth && !admit(c, e))
+    return false;
   if (c->deadline != NSEC_NEVER && !timer_set(c->home, &c->deadline_timer, c->deadline))
     return err_nomem(e);
   return true;
@@ -555,7 +590,8 @@ static void log_call(const struct call *c, nsec took)
   log_event(c->owner->log, fault ? LOG_WARN : LOG_INFO, "call", LF_C("method", c->method ? c->method->path + 1 : ""), LF_C("code", code_name(code)),
             LF_C("reason", c->failed ? c->err.reason : NULL), LF_NUM("ms", (double)took / 1e6), LF_C("request_id", c->id),
             LF_STR("session", c->session), LF_STR("worker", c->worker), LF_C("trace_id", c->trace_id), LF_C("protocol", c->protocol),
-            LF_INT("in", c->received), LF_INT("out", c->sent));
+            LF_C("peer", c->from), LF_C("principal", c->who.principal ? c->who.principal->name : NULL), LF_INT("in", c->received),
+            LF_INT("out", c->sent));
 }
 
 // At home: hands the end to the front.
@@ -564,6 +600,8 @@ static void deliver(struct call *c)
   c->delivered = true;
   if (c->crossed)
     flow_unref(c->flow);
+  if (c->counted)
+    quota_give_call(&c->who.principal->quota);
   c->front->finish(c, &c->out, c->failed ? &c->err : NULL);
   if (!c->errands)
     call_free(c);

@@ -13,6 +13,7 @@
 
 #include <protobuf-c/protobuf-c.h>
 
+#include "auth/peer.h"
 #include "base/arena.h"
 #include "base/buf.h"
 #include "base/err.h"
@@ -119,7 +120,8 @@ struct call {
 
   // filled by the front before the first message
   const struct call_front *front;
-  void *front_ctx; // home
+  void *front_ctx;   // home
+  struct peer *peer; // the connection's; NULL: none is known. Looked at in call_method and call_refuse only
   enum codec codec;
   nsec deadline; // NSEC_NEVER: none
   nsec arrived;
@@ -127,10 +129,12 @@ struct call {
   uint64_t flow_key;
   const struct header *headers; // arena; pseudo headers left out
   size_t header_count;
-  const char *protocol; // "grpc", "http" … for the log
-  bool by_get;          // Connect's: the request came in the query
-  char id[64];          // the request id: the caller's x-request-id where it is sane, else made here
-  char trace_id[33];    // from traceparent; "" if there is none
+  const char *protocol;    // "grpc", "http" … for the log
+  bool by_get;             // Connect's: the request came in the query
+  char id[64];             // the request id: the caller's x-request-id where it is sane, else made here
+  char trace_id[33];       // from traceparent; "" if there is none
+  struct identity who;     // the caller; set by call_method
+  char from[PEER_ADDRESS]; // the peer's address, for the log
 
   ProtobufCMessage *request;  // decoded, in the arena
   struct str session, worker; // for the log: what the call is about; in the arena; a handler sets them
@@ -150,6 +154,7 @@ struct call {
   bool finished;  // owner: rpc_finish was called
   bool failed;    // owner, then home: err holds the end
   bool crossed;   // home and owner are two
+  bool counted;   // home: in its principal's quota of calls
   bool gone;      // home: the caller left
   bool delivered; // home: front->finish was called
   int errands;    // home: tasks under way that point to this call, beside to_owner and to_home
@@ -175,7 +180,8 @@ const struct rpc_method *rpc_find(struct reactor *r, struct str path, int *index
 // JSON). NULL: out of memory.
 struct call *call_new(struct reactor *home, const struct call_front *front, void *front_ctx);
 
-// Sets the method by its path, the handler, the request id and the trace id (from headers). False: METHOD_NOT_FOUND in `e` (UNIMPLEMENTED).
+// Sets the method by its path, the handler, the request id and the trace id (from headers), and who the caller is (from headers and peer). False:
+// METHOD_NOT_FOUND in `e` (UNIMPLEMENTED), or the caller may not call it (UNAUTHENTICATED, PERMISSION_DENIED, RESOURCE_EXHAUSTED for a quota).
 bool call_method(struct call *c, struct str path, struct err *e);
 
 // Hands over one request message in the call's codec (CODEC_PROTO, CODEC_JSON). Checked (depth, UTF-8, unknown JSON fields), decoded into the arena. For unary methods the

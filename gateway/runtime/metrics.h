@@ -18,6 +18,10 @@
 #define METRICS(X)                                                                                                                          \
   X(connections_opened_total, counter, "Connections accepted.")                                                                             \
   X(connections, gauge, "Connections open now.")                                                                                            \
+  X(tls_handshakes_total, counter, "TLS handshakes that succeeded.")                                                                        \
+  X(tls_handshakes_failed_total, counter, "TLS handshakes that failed or took too long.")                                                   \
+  X(auth_refused_total, counter, "Calls refused for their credentials or scope.")                                                           \
+  X(quota_refused_total, counter, "Calls and sessions refused for a quota.")                                                                \
   X(calls_in_flight, gauge, "Calls that run or wait now.")                                                                                  \
   X(calls_crossed_total, counter, "Calls that were passed to another reactor.")                                                             \
   X(batch_items_total, counter, "Items of batches that have ended.")                                                                        \

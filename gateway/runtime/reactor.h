@@ -80,6 +80,8 @@ struct reactor {
   struct rpc *rpc;
   struct grpc_front *grpc_front;
   struct http_front *http_front;
+  struct auth *auth;     // NULL: everybody may do everything
+  struct tls_front *tls; // NULL: no TLS
   struct listener *listener;
   struct health *health;
   struct gateway *gateway;

@@ -77,12 +77,13 @@ static void renew(struct session *s)
   s->lease_due = nsec_add(s->reactor->now, nsec_from_s(s->lease_s));
 }
 
-struct session *session_find(struct reactor *r, struct str id)
+struct session *session_find(struct reactor *r, struct str id, struct identity who)
 {
   struct session *s;
   HASH_FIND(hh, r->sessions->by_id, id.p, id.n, s);
-  if (s)
-    renew(s);
+  if (!s || !auth_owns(who, s->owner))
+    return NULL;
+  renew(s);
   return s;
 }
 
@@ -119,6 +120,7 @@ static void free_session(struct turn_end *t)
   s->reactor->sessions->unfreed--;
   work_forget(s);
   free(s->request_id);
+  pairs_free(&s->headers);
   shared_unref(s->episode);
   free(s->err);
   env_release(s->env);
@@ -179,6 +181,8 @@ static void end_session(struct session *s, const struct err *e)
     w->ready(w, NULL, e);
   }
   answer_askers(s, NULL, e);
+  if (s->owner)
+    quota_give_session(&s->owner->quota);
   t->unfreed++;
   list_init(&s->freeing.link);
   s->freeing.run = free_session;
@@ -384,7 +388,7 @@ static void on_slot(void *ctx, const struct slot *slot, const struct err *e)
   memcpy(s->worker_id, slot->worker_id, sizeof s->worker_id);
   s->dialect = slot->dialect;
   s->confirming = slot->dialect == DIALECT_WS;
-  s->line = link_open(s->reactor, slot->dialect, &slot->endpoint, s->env, (int)s->reactor->config->max_json_depth, &events, s);
+  s->line = link_open(s->reactor, slot->dialect, &slot->endpoint, s->env, &s->headers, (int)s->reactor->config->max_json_depth, &events, s);
   if (!s->line) {
     struct err nomem;
     err_nomem(&nomem);
@@ -402,6 +406,18 @@ static void ask_for_slot(struct session *s)
   }
 }
 
+// What a creation is found again by. Another principal's request_id is another one.
+struct creation_key {
+  char text[PRINCIPAL_NAME_MAX + 1 + REQUEST_ID_MAX + 1];
+};
+
+static struct creation_key creation_key(const struct session_spec *spec)
+{
+  struct creation_key key;
+  snprintf(key.text, sizeof key.text, "%s %.*s", spec->who.principal ? spec->who.principal->name : "", STR_ARG(spec->request_id));
+  return key;
+}
+
 static struct session *session_new(struct reactor *r, const struct session_spec *spec)
 {
   struct session *s = calloc(1, sizeof *s);
@@ -409,6 +425,7 @@ static struct session *session_new(struct reactor *r, const struct session_spec 
     return NULL;
   s->reactor = r;
   s->env = spec->env;
+  s->owner = spec->who.principal;
   s->payload_format = spec->payload_format;
   s->lease_s = spec->lease_s;
   s->idle_timeout_s = spec->idle_timeout_s;
@@ -422,9 +439,11 @@ static struct session *session_new(struct reactor *r, const struct session_spec 
   make_id(s);
   renew(s);
   if (spec->request_id.n)
-    s->request_id = strndup(spec->request_id.p, spec->request_id.n);
-  if ((spec->request_id.n && !s->request_id) || !timer_set(r, &s->expiry, s->lease_due < s->idle_due ? s->lease_due : s->idle_due)) {
+    s->request_id = strdup(creation_key(spec).text);
+  if (!pairs_add(&s->headers, spec->headers) || (spec->request_id.n && !s->request_id) ||
+      !timer_set(r, &s->expiry, s->lease_due < s->idle_due ? s->lease_due : s->idle_due)) {
     free(s->request_id);
+    pairs_free(&s->headers);
     free(s);
     return NULL;
   }
@@ -467,8 +486,10 @@ void session_create(struct reactor *r, const struct session_spec *spec, struct s
   list_init(&w->link);
   w->session = NULL;
   struct session *s = NULL;
-  if (spec->request_id.n)
-    HASH_FIND(hh_request, r->sessions->by_request, spec->request_id.p, spec->request_id.n, s);
+  if (spec->request_id.n) {
+    struct creation_key key = creation_key(spec);
+    HASH_FIND(hh_request, r->sessions->by_request, key.text, strlen(key.text), s);
+  }
   if (s) {
     join_creation(s, spec, w);
     return;
@@ -481,8 +502,16 @@ void session_create(struct reactor *r, const struct session_spec *spec, struct s
     w->ready(w, NULL, &e);
     return;
   }
+  struct principal *owner = spec->who.principal;
+  if (owner && !quota_take_session(&owner->quota, &e)) {
+    metric_add(r->metrics, METRIC_quota_refused_total, 1);
+    w->ready(w, NULL, &e);
+    return;
+  }
   s = session_new(r, spec);
   if (!s) {
+    if (owner)
+      quota_give_session(&owner->quota);
     err_nomem(&e);
     w->ready(w, NULL, &e);
     return;
@@ -569,6 +598,7 @@ struct session_view session_view(const struct session *s)
       .id = s->id,
       .sequence = s->sequence,
       .env = s->env,
+      .owner = s->owner,
       .state = s->state,
       .created_wall = s->created_wall,
       .expires_wall = due == NSEC_NEVER ? NSEC_NEVER : clock_wall() + (due > now ? due - now : 0),
@@ -581,6 +611,11 @@ struct session_view session_view(const struct session *s)
       .payload_format = s->payload_format,
       .handed_out = s->handed_out,
   };
+}
+
+const struct env_config *session_takes_headers(const struct session *s)
+{
+  return s->dialect == DIALECT_HTTP ? s->env : NULL;
 }
 
 int session_payload_format(const struct session *s)

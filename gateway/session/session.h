@@ -12,6 +12,7 @@
 #define HASH_FUNCTION HASH_FNV
 #include <uthash.h>
 
+#include "auth/auth.h"
 #include "pool/pool.h"
 #include "runtime/flow.h"
 #include "worker/link.h"
@@ -60,8 +61,10 @@ struct waiter {
 struct session_spec {
   const struct env_config *env; // the session holds it
   double lease_s, idle_timeout_s;
-  int payload_format;    // the API's, kept for it
-  struct str request_id; // "": none
+  int payload_format;          // the API's, kept for it
+  struct str request_id;       // "": none
+  struct identity who;         // its owner
+  const struct pairs *headers; // the caller's, for the WebSocket upgrade; NULL: none
 };
 
 // A call that waits for a session to be ready. Lies in the call.
@@ -87,7 +90,7 @@ void sessions_close_all(struct reactor *r);
 bool sessions_gone(struct reactor *r);
 void sessions_free(struct reactor *r);
 
-// Creates a session, or joins the one that was created with the same request_id. `w->ready` is called once unless session_abandon comes first.
+// Creates a session, or joins the one that its owner created with the same request_id. `w->ready` is called once unless session_abandon comes first.
 void session_create(struct reactor *r, const struct session_spec *spec, struct session_waiter *w);
 // The waiter leaves. A session that was created without a request_id, and so can't be found again, is given up.
 void session_abandon(struct session_waiter *w);
@@ -102,8 +105,8 @@ void session_unask_standing(struct standing_waiter *w);
 
 // The reactor that a session's id names; -1: not an id of ours.
 int session_reactor(struct str id, int reactors);
-// The session of that id (without "sessions/"), or NULL. Renews its lease.
-struct session *session_find(struct reactor *r, struct str id);
+// The session of that id (without "sessions/") that is there for the caller, or NULL. Renews its lease.
+struct session *session_find(struct reactor *r, struct str id, struct identity who);
 // Closes it: its callers get ABORTED (SESSION_CLOSED). It is gone when this returns.
 void session_close(struct session *s);
 
@@ -114,7 +117,7 @@ enum session_left { LEFT_WAITING, LEFT_RUNNING };
 // A waiter leaves before done.
 enum session_left session_leave(struct waiter *w);
 
-// Walks the reactor's sessions in the order of creation, from behind the one with sequence number `after` (0: from the first). NULL: no more.
+// Walks the reactor's sessions, whosever they are, in the order of creation, from behind the one with sequence number `after` (0: from the first). NULL: no more.
 struct session *session_next(struct reactor *r, uint64_t after);
 
 // What callers may see. Strings live as long as the session.
@@ -122,6 +125,7 @@ struct session_view {
   const char *id;
   uint64_t sequence;
   const struct env_config *env;
+  const struct principal *owner; // NULL: there is no auth
   enum session_state state;
   nsec created_wall;
   nsec expires_wall;      // NSEC_NEVER while work runs
@@ -134,6 +138,9 @@ struct session_view {
   bool handed_out; // by session_hand_out
 };
 struct session_view session_view(const struct session *s);
+
+// The session's environment, if its worker takes headers with each request (plain HTTP); else NULL.
+const struct env_config *session_takes_headers(const struct session *s);
 
 // The API's payload format of the session, and its id.
 int session_payload_format(const struct session *s);

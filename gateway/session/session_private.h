@@ -37,7 +37,8 @@ struct session {
   int payload_format;
   double lease_s, idle_timeout_s;
   nsec created, created_wall;
-  char *request_id; // the creation's; NULL: none
+  struct principal *owner; // NULL: there is no auth
+  char *request_id;        // the creation's, behind its owner's name (creation_key); NULL: none
 
   struct list creators; // session_waiters
   struct list askers;   // standing_waiters
@@ -46,11 +47,12 @@ struct session {
   struct slot_ticket *ticket;
   char worker_id[40];
   enum worker_dialect dialect;
-  struct link *line; // NULL: none (provisioning, lost)
-  bool confirming;   // the first request, which proves that the worker has room, runs
-  bool asking;       // the askers' question is under way
-  bool handed_out;   // somebody has its name, though it was not ready yet
-  bool provisioned;  // it was ready once
+  struct pairs headers; // the caller's, for the upgrade
+  struct link *line;    // NULL: none (provisioning, lost)
+  bool confirming;      // the first request, which proves that the worker has room, runs
+  bool asking;          // the askers' question is under way
+  bool handed_out;      // somebody has its name, though it was not ready yet
+  bool provisioned;     // it was ready once
 
   struct list queue;
   int queued;

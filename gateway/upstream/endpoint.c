@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Where a worker is: struct endpoint of http_client.h.
 #include <curl/curl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/un.h>
@@ -43,7 +44,7 @@ static const char *url_fault(CURLU *u, const char *text)
   bool known = !curl_url_get(u, CURLUPART_SCHEME, &scheme, 0) && (!strcmp(scheme, "http") || !strcmp(scheme, "https"));
   curl_free(scheme);
   if (!known)
-    return "has another scheme than http and https";
+    return "has another scheme than http, https, ws and wss";
   if (!has(u, CURLUPART_HOST))
     return "has no host";
   if (has(u, CURLUPART_USER) || has(u, CURLUPART_PASSWORD))
@@ -69,15 +70,25 @@ static bool parse_url(struct endpoint *ep, CURLU *u, const char *text, struct er
   return ep->url || err_nomem(e);
 }
 
+// A worker has HTTP and WebSocket on one port, so ws and wss are but other names of http and https. NULL: out of memory.
+static char *as_http(const char *text)
+{
+  char *url = NULL;
+  bool secure = !strncmp(text, "wss://", 6);
+  if (!secure && strncmp(text, "ws://", 5) != 0)
+    return strdup(text);
+  return asprintf(&url, "http%s://%s", secure ? "s" : "", strchr(text, '/') + 2) < 0 ? NULL : url;
+}
+
 bool endpoint_parse(struct endpoint *ep, const char *text, struct err *e)
 {
   *ep = (struct endpoint){0};
   if (!strncmp(text, "unix:", 5))
     return parse_unix(ep, text + 5, e);
   CURLU *u = curl_url();
-  if (!u)
-    return err_nomem(e);
-  bool ok = parse_url(ep, u, text, e);
+  char *url = as_http(text);
+  bool ok = u && url ? parse_url(ep, u, url, e) : err_nomem(e);
+  free(url);
   curl_url_cleanup(u);
   return ok;
 }

@@ -193,12 +193,18 @@ static bool add_header(struct http_request *q, const char *name, const char *val
   return more != NULL;
 }
 
-static bool add_headers(struct http_request *q)
+static bool add_pairs(struct http_request *q, const struct pairs *headers)
 {
-  const struct pairs *configured = q->ep.headers ? &q->ep.headers->pairs : NULL;
-  for (size_t i = 0; configured && i < configured->n; i++)
-    if (!add_header(q, configured->at[i].name, configured->at[i].value))
+  for (size_t i = 0; headers && i < headers->n; i++)
+    if (!add_header(q, headers->at[i].name, headers->at[i].value))
       return false;
+  return true;
+}
+
+static bool add_headers(struct http_request *q, const struct pairs *more_headers)
+{
+  if (!add_pairs(q, q->ep.headers ? &q->ep.headers->pairs : NULL) || !add_pairs(q, more_headers))
+    return false;
   // "Expect:" leaves out the 100-continue round trip that libcurl asks for with large bodies.
   struct curl_slist *more = curl_slist_append(q->headers, "Expect:");
   if (!more)
@@ -266,7 +272,7 @@ static bool prepare(struct http_request *q, struct reactor *r)
       return false;
     memcpy(q->post, q->o.body.p, q->o.body.n);
   }
-  return make_url(q, q->o.path) && add_headers(q) && transfer_init(&q->t, r, &q->ep, q->url.p);
+  return make_url(q, q->o.path) && add_headers(q, q->o.headers) && transfer_init(&q->t, r, &q->ep, q->url.p);
 }
 
 struct http_request *http_start(struct reactor *r, const struct endpoint *ep, const struct http_options *o)
@@ -312,6 +318,14 @@ bool http_again(struct http_request *q, const char *path, struct str body)
 void http_resume(struct http_request *q)
 {
   curl_easy_pause(q->t.easy, CURLPAUSE_CONT);
+}
+
+bool http_set_headers(struct http_request *q, const struct pairs *headers)
+{
+  curl_easy_setopt(q->t.easy, CURLOPT_HTTPHEADER, NULL);
+  curl_slist_free_all(q->headers);
+  q->headers = NULL;
+  return add_headers(q, headers) && !curl_easy_setopt(q->t.easy, CURLOPT_HTTPHEADER, q->headers);
 }
 
 void http_cancel(struct http_request *q)

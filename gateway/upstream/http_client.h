@@ -23,7 +23,7 @@ struct endpoint {
   struct secrets *headers; // shared by all copies; NULL: none
 };
 
-// "http://h:1/x/" or "unix:/path" into an endpoint. False with INVALID_ARGUMENT for anything else.
+// "http://h:1/x/" or "unix:/path" into an endpoint; ws and wss stand for http and https. False with INVALID_ARGUMENT for anything else.
 bool endpoint_parse(struct endpoint *ep, const char *text, struct err *e);
 bool endpoint_copy(struct endpoint *to, const struct endpoint *from); // false: out of memory
 void endpoint_free(struct endpoint *ep);
@@ -42,15 +42,16 @@ struct http_reply {
 };
 
 struct http_options {
-  const char *method;       // a literal: "GET", "POST", "DELETE" …
-  const char *path;         // appended to the endpoint's url: "/reset"; copied
-  struct str body;          // copied, unless the request is kept: then it must live until `done`, or until the turn of http_cancel ends
-  const char *content_type; // a literal; NULL: no body
-  nsec timeout;             // for the whole exchange; 0: none
-  nsec connect_timeout;     // 0: 10 s
-  size_t max_body;          // 0: 1 MiB
-  bool own_connection;      // do not share a kept-alive connection (for streams that last)
-  bool kept;                // after `done` the request waits for http_again, until http_cancel
+  const char *method;          // a literal: "GET", "POST", "DELETE" …
+  const char *path;            // appended to the endpoint's url: "/reset"; copied
+  struct str body;             // copied, unless the request is kept: then it must live until `done`, or until the turn of http_cancel ends
+  const char *content_type;    // a literal; NULL: no body
+  const struct pairs *headers; // beside the endpoint's; copied; NULL: none
+  nsec timeout;                // for the whole exchange; 0: none
+  nsec connect_timeout;        // 0: 10 s
+  size_t max_body;             // 0: 1 MiB
+  bool own_connection;         // do not share a kept-alive connection (for streams that last)
+  bool kept;                   // after `done` the request waits for http_again, until http_cancel
   // Called exactly once, at the end (of a kept request: once each time).
   void (*done)(void *ctx, const struct http_reply *reply);
   // When set, the body goes here in pieces as it comes (max_body does not apply) and reply.body is empty. False ends the exchange.
@@ -74,6 +75,9 @@ bool http_again(struct http_request *q, const char *path, struct str body);
 
 // Reads on after `large` said no. Not from inside callbacks of this request.
 void http_resume(struct http_request *q);
+
+// Changes the headers that a kept request has beside the endpoint's, before http_again; copied. False: out of memory, and it must be cancelled.
+bool http_set_headers(struct http_request *q, const struct pairs *headers);
 
 // Ends a request; its callbacks are not called any more. Not from inside its own callbacks, but a kept one's `done` may.
 void http_cancel(struct http_request *q);

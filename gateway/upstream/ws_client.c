@@ -480,14 +480,14 @@ static bool split_url(const char *url, struct buf *host, struct buf *base)
   return ok && buf_char(host, '\0') && buf_char(base, '\0');
 }
 
-static bool prepare_upgrade(struct ws *w, const struct endpoint *ep, const char *path)
+static bool prepare_upgrade(struct ws *w, const struct endpoint *ep, const struct ws_options *o)
 {
   struct upgrade *u = w->upgrade = calloc(1, sizeof *u);
   if (!u)
     return false;
   struct buf host = {0}, base = {0};
   bool ok = split_url(ep->url, &host, &base) &&
-            ws_handshake_request(&u->request, host.p, base.p, path, ep->headers ? &ep->headers->pairs : NULL, &u->accept);
+            ws_handshake_request(&u->request, host.p, base.p, o->path, ep->headers ? &ep->headers->pairs : NULL, o->headers, &u->accept);
   buf_free(&host);
   buf_free(&base);
   return ok;
@@ -511,7 +511,7 @@ struct ws *ws_open(struct reactor *r, const struct endpoint *ep, const struct ws
                    .last_heard = r->now};
   list_init(&w->freeing.link);
   list_append(&pool->all, &w->link);
-  if (prepare_upgrade(w, ep, o->path) && timer_set(r, &w->timer, nsec_add(clock_mono(), w->connect_timeout)) &&
+  if (prepare_upgrade(w, ep, o) && timer_set(r, &w->timer, nsec_add(clock_mono(), w->connect_timeout)) &&
       stream_open(&w->stream, r, ep, on_connected))
     return w;
   kill_ws(w);

@@ -33,10 +33,11 @@ struct ws_events {
 };
 
 struct ws_options {
-  const char *path;     // "/ws"; copied
-  nsec connect_timeout; // for connection, TLS and upgrade; 0: 10 s
-  nsec ping_interval;   // after so much silence a ping goes out, and after as much again WS_END_SILENT; 0: no pings
-  size_t max_message;   // 0: 104857600
+  const char *path;            // "/ws"; copied
+  const struct pairs *headers; // of the upgrade, beside the endpoint's; copied; NULL: none
+  nsec connect_timeout;        // for connection, TLS and upgrade; 0: 10 s
+  nsec ping_interval;          // after so much silence a ping goes out, and after as much again WS_END_SILENT; 0: no pings
+  size_t max_message;          // 0: 104857600
 };
 
 // Starts to connect. NULL: out of memory, and no callback comes. `events` must outlive the ws.

@@ -21,8 +21,16 @@ static bool make_accept(const char key[KEY_TEXT + 1], struct ws_accept *accept)
   return true;
 }
 
+static bool put_headers(struct buf *out, const struct pairs *headers)
+{
+  bool ok = true;
+  for (size_t i = 0; ok && headers && i < headers->n; i++)
+    ok = buf_printf(out, "%s: %s\r\n", headers->at[i].name, headers->at[i].value);
+  return ok;
+}
+
 bool ws_handshake_request(struct buf *out, const char *host, const char *base, const char *path, const struct pairs *headers,
-                          struct ws_accept *accept)
+                          const struct pairs *more, struct ws_accept *accept)
 {
   unsigned char raw[KEY_BYTES];
   char key[KEY_TEXT + 1];
@@ -32,9 +40,7 @@ bool ws_handshake_request(struct buf *out, const char *host, const char *base, c
                                                    "GET %s%s HTTP/1.1\r\nHost: %s\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
                                                    "Sec-WebSocket-Key: %s\r\nSec-WebSocket-Version: 13\r\n",
                                                    base, path, host, key);
-  for (size_t i = 0; ok && headers && i < headers->n; i++)
-    ok = buf_printf(out, "%s: %s\r\n", headers->at[i].name, headers->at[i].value);
-  return ok && buf_str(out, STR("\r\n"));
+  return ok && put_headers(out, headers) && put_headers(out, more) && buf_str(out, STR("\r\n"));
 }
 
 // --- the reply -------------------------------------------------------------------------------------------------------------------------

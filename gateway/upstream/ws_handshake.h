@@ -14,9 +14,10 @@ struct ws_accept {
   char text[29];
 };
 
-// Appends the upgrade request, with a key of its own, to `out`. `headers` (may be NULL) are the endpoint's. False when out of memory.
+// Appends the upgrade request, with a key of its own, to `out`. `headers` are the endpoint's, `more` the session's; both may be NULL. False when out
+// of memory.
 bool ws_handshake_request(struct buf *out, const char *host, const char *base, const char *path, const struct pairs *headers,
-                          struct ws_accept *accept);
+                          const struct pairs *more, struct ws_accept *accept);
 
 enum ws_handshake {
   WS_HANDSHAKE_MORE,   // the head is not whole yet

@@ -33,6 +33,8 @@ struct link {
   struct endpoint ep;         // HTTP only, as the rest
   const char *path;
   struct buf body;
+  struct pairs headers; // of the running request; a copy, since it may be sent again when who asked has left
+  bool own_headers;     // `steps` has some, from the last request
 };
 
 static void count(const struct link *l, enum metric which, size_t n)
@@ -48,6 +50,7 @@ static void free_now(struct turn_end *t)
   struct link *l = CONTAINER_OF(t, struct link, freeing);
   endpoint_free(&l->ep);
   buf_free(&l->body);
+  pairs_free(&l->headers);
   free(l);
 }
 
@@ -231,18 +234,32 @@ static void on_http_reply(void *ctx, const struct http_reply *reply)
   deliver(l, &parsed, shared_ref(reply->bytes));
 }
 
+// Most requests have none, and then there is nothing to change.
+static bool use_headers(struct link *l)
+{
+  bool before = l->own_headers;
+  l->own_headers = l->headers.n > 0;
+  return (!before && !l->own_headers) || http_set_headers(l->steps, &l->headers);
+}
+
 static bool start_request(struct link *l)
 {
   if (l->steps && l->op != OP_STATE)
-    return http_again(l->steps, l->path, buf_view(&l->body));
-  struct http_options o = {
-      .method = "GET", .path = l->path, .max_body = (size_t)l->env->max_reply_bytes, .done = on_http_reply, .large = on_large, .ctx = l};
+    return use_headers(l) && http_again(l->steps, l->path, buf_view(&l->body));
+  struct http_options o = {.method = "GET",
+                           .path = l->path,
+                           .headers = &l->headers,
+                           .max_body = (size_t)l->env->max_reply_bytes,
+                           .done = on_http_reply,
+                           .large = on_large,
+                           .ctx = l};
   if (l->op == OP_STATE)
     return (l->http = http_start(l->r, &l->ep, &o)) != NULL;
   o.method = "POST";
   o.content_type = "application/json";
   o.body = buf_view(&l->body);
   o.kept = true;
+  l->own_headers = l->headers.n > 0;
   return (l->steps = http_start(l->r, &l->ep, &o)) != NULL;
 }
 
@@ -270,16 +287,16 @@ static bool open_http(struct link *l, const struct endpoint *ep)
 
 // --- opening and sending ---------------------------------------------------------------------------------------------------------------
 
-static bool open_ws(struct link *l, const struct endpoint *ep)
+static bool open_ws(struct link *l, const struct endpoint *ep, const struct pairs *headers)
 {
   static const struct ws_events events = {.open = on_ws_open, .message = on_ws_message, .large = on_large, .end = on_ws_end};
-  const struct ws_options o = {.path = "/ws", .ping_interval = PING_INTERVAL, .max_message = (size_t)l->env->max_reply_bytes};
+  const struct ws_options o = {.path = "/ws", .headers = headers, .ping_interval = PING_INTERVAL, .max_message = (size_t)l->env->max_reply_bytes};
   l->ws = ws_open(l->r, ep, &o, &events, l);
   return l->ws != NULL;
 }
 
-struct link *link_open(struct reactor *r, enum worker_dialect dialect, const struct endpoint *ep, const struct env_config *env, int max_depth,
-                       const struct link_events *events, void *ctx)
+struct link *link_open(struct reactor *r, enum worker_dialect dialect, const struct endpoint *ep, const struct env_config *env,
+                       const struct pairs *headers, int max_depth, const struct link_events *events, void *ctx)
 {
   struct link *l = calloc(1, sizeof *l);
   if (!l)
@@ -287,7 +304,7 @@ struct link *link_open(struct reactor *r, enum worker_dialect dialect, const str
   *l = (struct link){
       .r = r, .env = env, .events = events, .ctx = ctx, .dialect = dialect, .max_depth = max_depth, .timer.fire = on_timer, .freeing.run = free_now};
   list_init(&l->freeing.link);
-  if (dialect == DIALECT_WS ? open_ws(l, ep) : open_http(l, ep))
+  if (dialect == DIALECT_WS ? open_ws(l, ep, headers) : open_http(l, ep))
     return l;
   free_now(&l->freeing);
   return NULL;
@@ -313,7 +330,8 @@ static bool send_http(struct link *l, const struct worker_request *q)
   if (l->body.cap > BODY_KEPT)
     buf_free(&l->body);
   l->body.n = 0;
-  if (!protocol_http_request(q, &method, &l->path, &l->body) || !start_request(l))
+  pairs_free(&l->headers);
+  if (!pairs_add(&l->headers, q->headers) || !protocol_http_request(q, &method, &l->path, &l->body) || !start_request(l))
     return false;
   count(l, METRIC_worker_sent_bytes_total, l->body.n);
   return true;

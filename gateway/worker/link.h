@@ -32,9 +32,9 @@ struct link_events {
   void (*end)(void *ctx, const struct link_end *end);
 };
 
-// Opens a link. NULL: out of memory. Callbacks never run inside.
-struct link *link_open(struct reactor *r, enum worker_dialect dialect, const struct endpoint *ep, const struct env_config *env, int max_depth,
-                       const struct link_events *events, void *ctx);
+// Opens a link. `headers` (NULL: none) go with a WebSocket's upgrade, beside the endpoint's. NULL: out of memory. Callbacks never run inside.
+struct link *link_open(struct reactor *r, enum worker_dialect dialect, const struct endpoint *ep, const struct env_config *env,
+                       const struct pairs *headers, int max_depth, const struct link_events *events, void *ctx);
 
 // Sends a request; its bytes are copied or written before it returns. Only when open and none runs. False: out of memory; nothing was sent then.
 bool link_send(struct link *l, const struct worker_request *q);

@@ -20,8 +20,9 @@ struct worker_request {
   struct str action; // OP_STEP: one valid JSON value, sent as it is
   bool has_seed;     // OP_RESET …
   int64_t seed;
-  struct str episode_id; // "": the worker chooses
-  struct str options;    // a valid JSON object, or "": its members go beside seed and episode_id
+  struct str episode_id;       // "": the worker chooses
+  struct str options;          // a valid JSON object, or "": its members go beside seed and episode_id
+  const struct pairs *headers; // the caller's, for plain HTTP; NULL: none
 };
 
 // What came back. Spans point into the reply's bytes.

@@ -78,12 +78,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
   struct metrics *m = calloc(1, sizeof *m);
   struct err e;
   int pair[2];
+  struct peer peer = {0};
   check(r && m && metrics_init(m, envgate_api.method_count) && reactor_init(r, 0, all, 1, &e));
   r->config = &config;
   r->metrics = m;
   gather(handlers);
   check(rpc_init(r, &envgate_api, handlers) && health_init(r) && grpc_front_init(r, &site, &e));
-  check(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, pair) == 0 && grpc_front_accept(r, pair[0]));
+  check(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, pair) == 0 && grpc_front_accept(r, pair[0], NULL, &peer));
   talk(r, pair[1], data, size);
   health_set_serving(r, false);
   turns(r);

@@ -58,7 +58,7 @@ def pytest_configure(config):
 class Gateway:
     """A running daemon."""
 
-    def __init__(self, config, *args, tmp, env=None):
+    def __init__(self, config, *args, tmp, env=None, ca=None, client=None):
         self.log_path = tmp / f"gateway-{time.monotonic_ns()}.log"
         self.socket = tmp / f"g{time.monotonic_ns() % 10**9}.sock"
         command = [str(BIN), "serve"]
@@ -83,8 +83,13 @@ class Gateway:
             self.target = self.listen
         else:
             self.http = requests.Session()
-            self.url = "http://" + self.listen
+            self.url = ("https://" if ca else "http://") + self.listen
             self.target = self.listen
+        self.ca, self.client = ca, client
+        if ca:
+            self.http.trust_env = False  # REQUESTS_CA_BUNDLE would win
+            self.http.verify = str(ca)
+            self.http.cert = client and (str(client.cert), str(client.key))
         self.pid = self.process.pid
         self._channel = None
 
@@ -93,8 +98,16 @@ class Gateway:
     @property
     def channel(self):
         if self._channel is None:
-            self._channel = grpc.insecure_channel(self.target, options=[("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)])
+            self._channel = self.new_channel(self.client)
         return self._channel
+
+    def new_channel(self, client=None, **options):
+        """A channel of its own, over TLS when the gateway has a certificate, with a client's certificate if one is given."""
+        options = {"grpc.max_receive_message_length": -1, "grpc.max_send_message_length": -1, **options}
+        if not self.ca:
+            return grpc.insecure_channel(self.target, options=list(options.items()))
+        pem = [self.ca.read_bytes(), client and client.key.read_bytes(), client and client.cert.read_bytes()]
+        return grpc.secure_channel(self.target, grpc.ssl_channel_credentials(*pem), options=list(options.items()))
 
     @property
     def sessions(self):
@@ -131,8 +144,8 @@ class Gateway:
     def log(self, event=None):
         """The log's lines, parsed; those of one event if it is given."""
         lines = []
-        for line in self.log_text().splitlines():
-            if line.startswith("{"):
+        for line in self.log_text().splitlines(keepends=True):
+            if line.startswith("{") and line.endswith("\n"):  # the last may be half written
                 fields = json.loads(line)
                 if event is None or fields["event"] == event:
                     lines.append(fields)
@@ -210,11 +223,12 @@ class Gateway:
 
 @pytest.fixture
 def gateway(tmp_path):
-    """gateway(config, *args) starts a daemon; config None means the built-in environments."""
+    """gateway(config, *args) starts a daemon; config None means the built-in environments. With `ca` its clients speak TLS, with the certificate
+    `client` if they have one."""
     started = []
 
-    def start(config=None, *args, env=None):
-        g = Gateway(config, *args, tmp=tmp_path, env=env)
+    def start(config=None, *args, env=None, ca=None, client=None):
+        g = Gateway(config, *args, tmp=tmp_path, env=env, ca=ca, client=client)
         started.append(g)
         return g
 

@@ -13,6 +13,7 @@ from collections import namedtuple
 
 import grpc
 import pytest
+from certificates import make_ca, make_leaf
 from conftest import ROOT, SLOW, VENVS, code_of
 
 from envgate.v1 import payload_pb2, session_service_pb2 as pb
@@ -23,29 +24,6 @@ WORKERS = {  # by dialect: Python environment, folder, application
     "http": ("openenv-core-0.1.0", ENVS / "legacy_env_0_1", "app:app"),
 }
 LARGE = "ä" * 1_500_000  # 3 MB
-NEW_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
-
-Pair = namedtuple("Pair", "cert key")
-
-
-def openssl(*args):
-    done = subprocess.run(["openssl", *map(str, args)], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-
-
-def make_ca(folder, name):
-    pair = Pair(folder / f"{name}.pem", folder / f"{name}.key")
-    openssl("req", "-x509", *NEW_KEY, "-days", 2, "-subj", f"/CN={name}", "-keyout", pair.key, "-out", pair.cert)
-    return pair
-
-
-def make_leaf(ca, name, names="IP:127.0.0.1,DNS:localhost", days=2):
-    folder = ca.cert.parent
-    pair, request = Pair(folder / f"{name}.pem", folder / f"{name}.key"), folder / f"{name}.csr"
-    openssl("req", *NEW_KEY, "-subj", f"/CN={name}", "-addext", f"subjectAltName={names}", "-keyout", pair.key, "-out", request)
-    openssl("x509", "-req", "-in", request, "-CA", ca.cert, "-CAkey", ca.key, "-days", days, "-copy_extensions", "copy", "-out", pair.cert)
-    return pair
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
@@ -111,8 +89,8 @@ def tls_server(leaf):
         server.server_close()
 
 
-def static(port, ca_file=None, host="127.0.0.1", **keys):
-    settings = {"urls": [f"https://{host}:{port}"]}
+def static(port, ca_file=None, host="127.0.0.1", scheme="https", **keys):
+    settings = {"urls": [f"{scheme}://{host}:{port}"]}
     if ca_file is not None:
         settings["ca_file"] = str(ca_file)
     return {"environments": {"e": {"static": settings, "ready_timeout_s": 30, **keys}}}
@@ -130,9 +108,9 @@ def refusal(gateway, config):
     return error.value.details()
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
-def test_session(gateway, worker, ca, host):
-    g = gateway(static(worker.port, ca.cert, host))
+@pytest.mark.parametrize("host, scheme", [("127.0.0.1", "https"), ("localhost", "wss")])
+def test_session(gateway, worker, ca, host, scheme):
+    g = gateway(static(worker.port, ca.cert, host, scheme))
     s = g.sessions
     session = s.CreateSession(pb.CreateSessionRequest(environment="e"), timeout=60).name
     s.Reset(pb.ResetRequest(session=session, seed=1), timeout=60)

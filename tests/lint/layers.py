@@ -15,6 +15,7 @@ GATEWAY = ROOT / "gateway"
 LAYERS = [
     ["base"],
     ["runtime", "config"],
+    ["auth"],
     ["upstream"],
     ["worker"],
     ["providers"],
@@ -36,6 +37,7 @@ HOMES = {
     "curl/curl.h": ("upstream/", "serve.c", "cli/health.c"),
     "wslay/wslay.h": ("upstream/ws", "reference/"),
     "zlib.h": ("base/gzip",),
+    "openssl/ssl.h": ("front/tls", "auth/peer.c", "upstream/stream.c"),
     "cjson/cJSON.h": ("config/", "providers/docker"),
 }
 

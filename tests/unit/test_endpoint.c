@@ -43,6 +43,8 @@ static void addresses(void **state)
   accepts("http://h:1/x/y//", "http://h:1/x/y", NULL);
   accepts("https://[::1]:8443/base", "https://[::1]:8443/base", NULL);
   accepts("HTTP://h", "http://h", NULL);
+  accepts("ws://h:1/x/", "http://h:1/x", NULL);
+  accepts("wss://h", "https://h", NULL);
   accepts("unix:/run/w.sock", "http://localhost", "/run/w.sock");
 }
 
@@ -52,7 +54,7 @@ static void what_is_no_address(void **state)
   char long_path[200] = "unix:/";
   memset(long_path + 6, 'x', sizeof long_path - 7);
   const char *bad[] = {"",           "h:1",           "ftp://h/",       "http://",     "http://u:p@h/",     "http://h/?q=1", "http://h/#f",
-                       "unix:",      "unix:relative", "http://h:99999", "http://a b/", "http://h\r\nX: y/", "ws://h",        long_path,
+                       "unix:",      "unix:relative", "http://h:99999", "http://a b/", "http://h\r\nX: y/", "ws:/h",         long_path,
                        "file:///etc"};
   for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
     refuses(bad[i]);

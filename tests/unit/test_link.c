@@ -88,7 +88,7 @@ static struct run run_at(const char *address, enum worker_dialect dialect, const
   assert_non_null(t.b.ep.headers);
   t.ops = ops;
   t.n_ops = n_ops;
-  t.link = link_open(&t.b.r, dialect, &t.b.ep, &t.env, 64, &events, &t);
+  t.link = link_open(&t.b.r, dialect, &t.b.ep, &t.env, NULL, 64, &events, &t);
   assert_non_null(t.link);
   assert_int_equal(t.opened + t.ends, 0);
   bench_run(&t.b);

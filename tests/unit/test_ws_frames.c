@@ -428,8 +428,8 @@ static void handshake_request(void **state)
   struct pairs headers = {&pair, 1};
   struct ws_accept accept, other;
   struct buf out = {0}, again = {0};
-  assert_true(ws_handshake_request(&out, "h:1", "/base", "/ws", &headers, &accept));
-  assert_true(ws_handshake_request(&again, "h:1", "/base", "/ws", NULL, &other));
+  assert_true(ws_handshake_request(&out, "h:1", "/base", "/ws", &headers, NULL, &accept));
+  assert_true(ws_handshake_request(&again, "h:1", "/base", "/ws", NULL, NULL, &other));
   assert_true(buf_char(&out, '\0'));
   assert_true(str_starts(str_c(out.p), STR("GET /base/ws HTTP/1.1\r\nHost: h:1\r\n")));
   assert_non_null(strstr(out.p, "\r\nX-Token: s3cret\r\n"));
