@@ -150,7 +150,7 @@ static void wait_for(struct handshake *h, int events)
 // Without ALPN the first bytes decide.
 static void look(struct handshake *h)
 {
-  char first[3];
+  char first[GRPC_SNIFF_MOST];
   ERR_clear_error();
   int n = SSL_peek(h->ssl, first, sizeof first);
   if (n <= 0) {
