@@ -81,8 +81,13 @@ static void on_end(struct http_request *q)
 static void on_answer(struct http_request *q, const struct http_head *head, struct buf *body, struct splices *splices)
 {
   struct grpc_stream *s = stream_of(q);
-  if (!str_eq(q->method, STR("HEAD")))
+  if (!str_eq(q->method, STR("HEAD"))) {
     grpc_stream_queue(s, NULL, body, splices); // the first that is queued: nothing to fail
+  } else {
+    buf_free(body);
+    if (splices)
+      splices_free(splices);
+  }
   on_begin(q, head);
   on_end(q);
 }
