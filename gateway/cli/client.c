@@ -68,7 +68,25 @@ static bool set_server(struct client *c, const char *server, struct err *e)
   return c->base || err_nomem(e);
 }
 
-struct client *client_open(const char *server, struct err *e)
+// The header fields of every request. False: out of memory, or the token can't stand in one.
+static bool set_headers(struct client *c, const char *token)
+{
+  struct buf line = {0};
+  c->headers = curl_slist_append(NULL, "content-type: application/json");
+  bool ok = c->headers;
+  if (ok && token && *token) {
+    ok = !strpbrk(token, "\r\n") && buf_printf(&line, "authorization: Bearer %s", token) && buf_char(&line, '\0');
+    struct curl_slist *more = ok ? curl_slist_append(c->headers, line.p) : NULL;
+    ok = more;
+    c->headers = more ? more : c->headers;
+  }
+  if (line.p)
+    explicit_bzero(line.p, line.n);
+  buf_free(&line);
+  return ok;
+}
+
+struct client *client_open(const char *server, const char *token, struct err *e)
 {
   struct client *c = calloc(1, sizeof *c);
   if (!c) {
@@ -80,8 +98,8 @@ struct client *client_open(const char *server, struct err *e)
     client_close(c);
     return NULL;
   }
-  if (curl_global_init(CURL_GLOBAL_DEFAULT) || !(c->multi = curl_multi_init()) || !(c->easy = curl_easy_init()) ||
-      !(c->headers = curl_slist_append(NULL, "content-type: application/json")) || !take_signals(c)) {
+  if (curl_global_init(CURL_GLOBAL_DEFAULT) || !(c->multi = curl_multi_init()) || !(c->easy = curl_easy_init()) || !set_headers(c, token) ||
+      !take_signals(c)) {
     err_set(e, CODE_INTERNAL, NULL, "libcurl or the signals could not be set up");
     client_close(c);
     return NULL;
@@ -243,12 +261,11 @@ static bool set_up(struct client *c, const char *url)
             !curl_easy_setopt(h, CURLOPT_PROTOCOLS_STR, "http,https") && !curl_easy_setopt(h, CURLOPT_PROXY, "") &&
             !curl_easy_setopt(h, CURLOPT_NOSIGNAL, 1L) && !curl_easy_setopt(h, CURLOPT_CONNECTTIMEOUT, (long)CONNECT_S) &&
             !curl_easy_setopt(h, CURLOPT_TIMEOUT, q->line ? 0L : (long)ANSWER_S) && !curl_easy_setopt(h, CURLOPT_WRITEFUNCTION, on_bytes) &&
-            !curl_easy_setopt(h, CURLOPT_WRITEDATA, c);
+            !curl_easy_setopt(h, CURLOPT_WRITEDATA, c) && !curl_easy_setopt(h, CURLOPT_HTTPHEADER, c->headers);
   if (ok && c->unix_path)
     ok = !curl_easy_setopt(h, CURLOPT_UNIX_SOCKET_PATH, c->unix_path);
   if (ok && q->body.n)
-    ok = !curl_easy_setopt(h, CURLOPT_HTTPHEADER, c->headers) && !curl_easy_setopt(h, CURLOPT_POSTFIELDSIZE, (long)q->body.n) &&
-         !curl_easy_setopt(h, CURLOPT_COPYPOSTFIELDS, q->body.p);
+    ok = !curl_easy_setopt(h, CURLOPT_POSTFIELDSIZE, (long)q->body.n) && !curl_easy_setopt(h, CURLOPT_COPYPOSTFIELDS, q->body.p);
   return ok;
 }
 

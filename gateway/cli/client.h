@@ -24,8 +24,8 @@ struct client_request {
   void *ctx;
 };
 
-// `server` is http://HOST:PORT, https://HOST:PORT or unix:/PATH. From here on SIGINT and SIGTERM are this client's. NULL: `e`.
-struct client *client_open(const char *server, struct err *e);
+// `server` is http://HOST:PORT, https://HOST:PORT or unix:/PATH. `token`, a bearer token, is sent with each request; NULL or "": none. From here on SIGINT and SIGTERM are this client's. NULL: `e`.
+struct client *client_open(const char *server, const char *token, struct err *e);
 void client_close(struct client *c);
 
 // Does one request. `reply` gets the answer if it is no stream. On CLIENT_REFUSED and CLIENT_UNREACHED `e` has the message, and `reason` (of client_reason)

@@ -117,7 +117,8 @@ bool cli_remote_markdown(struct buf *out)
   bool ok = buf_printf(
       out,
       "These ask a running gateway, by its REST API; `--server` or `ENVGATE_SERVER` says which. They print tables for people, and JSON for\n"
-      "programs with `--json`. WORKER is a worker's id (`w1`, or `workers/w1`), ENVIRONMENT an environment's name.\n\n%s",
+      "programs with `--json`. Where the gateway wants a credential, `ENVGATE_TOKEN` has the bearer token. WORKER is a worker's id (`w1`, or "
+      "`workers/w1`), ENVIRONMENT an environment's name.\n\n%s",
       exit_codes);
   for (int c = 0; ok && c < COMMAND_COUNT; c++) {
     ok = buf_str(out, STR("\n## ")) && put_usage(out, &commands[c]) && buf_printf(out, "\n\n%s\n\n| Option | |\n| --- | --- |\n", commands[c].help);
@@ -250,7 +251,7 @@ static int run_command(enum command command, int argc, char **argv)
   if (str_starts(str_c(a.environment), STR("environments/")))
     a.environment += strlen("environments/");
   struct err e;
-  struct client *c = client_open(a.server, &e);
+  struct client *c = client_open(a.server, getenv("ENVGATE_TOKEN"), &e); // not an option: command lines can be read by all
   if (!c)
     return e.code == CODE_INVALID_ARGUMENT ? cli_usage(commands[command].name, "%s", e.msg) : remote_end(NULL, CLIENT_UNREACHED, &e);
   exit_code = commands[command].run(c, &a);

@@ -572,3 +572,17 @@ def test_exposure_is_warned_of(gateway, file, tmp_path, auth, tls, warnings):
     g = gateway(None, *args)
     found = [line["reason"] for line in g.log("gateway.exposed")]
     assert len(found) == len(warnings) and all(w in reason for w, reason in zip(warnings, found))
+
+
+def test_the_command_line_shows_its_token(start, file):
+    g = start()
+
+    def workers(token):
+        env = {**os.environ, "ENVGATE_TOKEN": token}
+        return subprocess.run([BIN, "workers", "--json", "--server", g.url], env=env, capture_output=True, text=True, timeout=30)
+
+    assert workers(file.tokens["root"]).returncode == 0
+    for token, reason in ((file.tokens["robot"], "SCOPE_DENIED"), ("no-such-token", "CREDENTIALS_UNKNOWN"), ("", "CREDENTIALS_MISSING")):
+        refused = workers(token)
+        assert refused.returncode == 1 and reason in refused.stderr, refused.stderr
+        assert not token or token not in refused.stderr
