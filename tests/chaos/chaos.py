@@ -664,6 +664,8 @@ async def count_orphans(run):
         run.violated("orphans", f"container {container}")
     for env, pid, words in ours():
         run.violated("orphans", f"process {pid} of {env}: {' '.join(words)}")
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)  # the machine is not left with it
 
 
 KINDS = ["orphans", "wrong replies", "undocumented failures", "unexpected failures", "unjustified failures", "hangs", "memory", "log", "exits", "sanitizer", "harness"]
