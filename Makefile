@@ -8,6 +8,7 @@
 #   make bench      CPU-µs a call and calls/s, side by side: worker directly, nginx, envgate REST, envgate gRPC
 #   make bench-peers  the same beside haproxy, Envoy and bridges in Rust, Go and Python, which it builds under build/peers
 #   make bench-launch  a worker in docker: cold, warm and 20 at once, beside OpenEnv's own client and the floor
+#   make chaos      faults of every kind for CHAOS_SECONDS (600) by CHAOS_SEED (1) while 200 sessions step (docs/CHAOS.md); as root
 #   make stubs      a client for each language, to import, in build/stubs (docs/clients)
 #   make clients    each of them, grpcurl and @connectrpc/connect against a gateway: the same transcript, and the programs of docs/clients
 #   make fuzz       each fuzz target for FUZZ_SECONDS (60)
@@ -29,6 +30,8 @@ PREFIX ?= /usr/local
 JOBS ?= $(shell nproc)
 SAN ?=
 FUZZ_SECONDS ?= 60
+CHAOS_SECONDS ?= 600
+CHAOS_SEED ?= 1
 HIDE := $(if $(V),,@)
 QUIET := $(if $(V),@:,@echo ' ')
 VERSION := 0.1.0
@@ -76,7 +79,7 @@ LIB := $(OUT)/libenvgate.a
 UNITS := $(patsubst tests/unit/%.c,$(OUT)/tests/%,$(sort $(wildcard tests/unit/test_*.c)))
 FUZZERS := $(patsubst tests/fuzz/%.c,$(OUT)/targets/%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
 
-.PHONY: all run test docs lint bench bench-launch bench-peers fuzz install deps clean distclean help gen test-units test-integration units fuzzers conformance
+.PHONY: all run test docs lint bench bench-launch bench-peers chaos fuzz install deps clean distclean help gen test-units test-integration units fuzzers conformance
 all: $(OUT)/envgate
 
 help:
@@ -206,6 +209,11 @@ bench-launch:
 	@tools/deps.sh all
 	@$(MAKE) --no-print-directory -s -j$(JOBS) $(B)/envgate
 	$(PY) tests/bench/launch.py
+
+chaos:
+	@tools/deps.sh all
+	@$(MAKE) --no-print-directory -s -j$(JOBS) $(OUT)/envgate
+	ENVGATE_BUILD=$(CURDIR)/$(OUT) ENVGATE_BIN=$(CURDIR)/$(OUT)/envgate $(PY) tests/chaos/chaos.py --seconds $(CHAOS_SECONDS) --seed $(CHAOS_SEED)
 
 bench-peers:
 	@tools/deps.sh bench

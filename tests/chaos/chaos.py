@@ -10,6 +10,7 @@ failed of. Prints a summary; the exit code is 1 when anything was violated.
 import argparse
 import asyncio
 import collections
+import concurrent.futures
 import contextlib
 import os
 import pathlib
@@ -39,7 +40,7 @@ TOKEN = f"envgate-chaos-{os.getpid()}"  # in the environment of every worker, wh
 SESSIONS = {"builtin": 120, "process": 32, "docker": 24, "proxied": 16, "openenv": 8}
 IN_DOCKER = ("docker", "openenv")
 ON_THIS_MACHINE = ("builtin", "process")
-STEP_TIMEOUT_S = 5.0 * SLOW
+STEP_TIMEOUT_S = 6.0 if SLOW == 1 else 12.0
 LOG_DISK_BYTES = 256 << 20
 CHANNELS = 4
 # A session or a launch may suffer from a fault for so long after its end: breakers wait for up to 30 s.
@@ -53,6 +54,14 @@ EXPECTED = {
     "Step": LOSS | LATE,
     "GetState": LOSS | LATE,
     "CloseSession": {"SESSION_NOT_FOUND"},
+}
+# With which status each may come.
+CODES = {
+    "SESSION_LOST": {"ABORTED"},
+    "SESSION_NOT_FOUND": {"NOT_FOUND"},
+    "WORKER_START_FAILED": {"FAILED_PRECONDITION", "UNAVAILABLE", "DEADLINE_EXCEEDED"},
+    "WORKER_UNREACHABLE": {"UNAVAILABLE"},
+    "NO_CAPACITY": {"RESOURCE_EXHAUSTED"},
 }
 MAX_MORE_DESCRIPTORS = 8
 MAX_MORE_KIB = 8 << 10
@@ -185,13 +194,15 @@ class Ended(Exception):
 class Run:
     """The gateway under test, what was done to it, and what came of it."""
 
-    def __init__(self, engine, disk, state_dir, seed, seconds):
+    def __init__(self, engine, threads, disk, state_dir, seed, seconds):
         self.engine, self.disk, self.state_dir, self.seed, self.seconds = engine, disk, state_dir, seed, seconds
+        self.threads = threads
         self.began = time.monotonic()
         self.port = free_port()
         self.documented = documented_reasons()
         self.violations = collections.defaultdict(list)
         self.failures = collections.Counter()  # (method, code, reason)
+        self.first = {}  # the first message of each
         self.counts = collections.Counter()
         self.faults = collections.Counter()
         self.steps = collections.Counter()  # by environment
@@ -201,6 +212,10 @@ class Run:
         self.stop = False
         self.channels = []
         self.gateway = self.proxy = self.base_kib = None
+
+    def in_thread(self, function, *args):
+        """What blocks. The threads outlive the Engine, which ends with the one that started it (PR_SET_PDEATHSIG)."""
+        return asyncio.get_running_loop().run_in_executor(self.threads, function, *args)
 
     def say(self, text):
         print(f"{time.monotonic() - self.began:7.1f}  {text}", flush=True)
@@ -284,6 +299,7 @@ class Run:
                 text = f"{caller}: {method}: {code} {reason or 'without a reason'}: {error.details()}"
             self.counts["failed"] += 1
             self.failures[method, code, reason or "(connection lost)"] += 1
+            self.first.setdefault((method, code, reason), text)
             timeout_s = 15 * SLOW  # the next try is patient
             if time.monotonic() > deadline:
                 self.violated("hangs", text)
@@ -293,15 +309,15 @@ class Run:
             elif not reason and self.was_down(since):
                 await asyncio.sleep(0.1)
             else:
-                self.judge(caller, method, reason, since, text)
+                self.judge(caller, method, code, reason, since, text)
                 raise Ended(reason)
 
-    def judge(self, caller, method, reason, since, text):
+    def judge(self, caller, method, code, reason, since, text):
         if not reason:
-            self.violated("hangs" if "DEADLINE" in text else "undocumented failures", text)
+            self.violated("hangs" if code == "DEADLINE_EXCEEDED" else "undocumented failures", text)
         elif reason not in self.documented:
             self.violated("undocumented failures", text)
-        elif reason not in EXPECTED[method]:
+        elif reason not in EXPECTED[method] or code not in CODES[reason]:
             self.violated("unexpected failures", text)
         elif reason == "SESSION_NOT_FOUND":
             if not any(begin >= caller.created for begin, _ in self.downs):
@@ -390,12 +406,12 @@ class Caller:
 async def docker_kill(run, rng):
     """A worker's container."""
     env = rng.choice(IN_DOCKER)
-    found = await asyncio.to_thread(run.engine.docker, "ps", "--quiet", "--filter", f"label=envgate.environment={env}")
+    found = await run.in_thread(run.engine.docker, "ps", "--quiet", "--filter", f"label=envgate.environment={env}")
     containers = sorted(found.split())
     if not containers:
         return None
     with run.hit(env):
-        await asyncio.to_thread(run.engine.docker, "kill", rng.choice(containers))
+        await run.in_thread(run.engine.docker, "kill", rng.choice(containers))
     return env
 
 
@@ -445,10 +461,18 @@ async def restart_dockerd(run, rng):
     """Its workers die with it."""
     sig = rng.choice([signal.SIGTERM, signal.SIGKILL])
     with run.hit(*IN_DOCKER):
-        await asyncio.to_thread(run.engine.stop, sig)
+        await run.in_thread(run.engine.stop, sig)
         await asyncio.sleep(rng.uniform(0, 2))
-        await asyncio.to_thread(run.engine.start)
+        await run.in_thread(run.engine.start)
     return sig.name
+
+
+async def outlive(processes, seconds):
+    """Those of (pid, start time) that are still there after that time."""
+    end = time.monotonic() + seconds * SLOW
+    while (left := [pid for pid, at in processes if at and start_time(pid) == at]) and time.monotonic() < end:
+        await asyncio.sleep(0.1)
+    return left
 
 
 async def kill_gateway(run, rng):
@@ -461,7 +485,7 @@ async def kill_gateway(run, rng):
         run.gateway.process.kill()
         run.gateway.process.wait()
         run.end_gateway(signal.SIGKILL)
-        await asyncio.to_thread(run.start_gateway)
+        await run.in_thread(run.start_gateway)
         down[1] = time.monotonic()
     end = time.monotonic() + 15 * SLOW
     while time.monotonic() < end and not (run.logged("worker.adopted") or not ready):
@@ -470,9 +494,8 @@ async def kill_gateway(run, rng):
     run.counts["adopted"] += adopted
     if ready and not adopted:
         run.violated("orphans", f"none of {len(ready)} containers was adopted")
-    left = [pid for pid, at in old if at and start_time(pid) == at]
-    if left:
-        run.violated("orphans", f"processes {left} outlived the killed gateway")
+    if left := await outlive(old, 5):
+        run.violated("orphans", f"processes {left} outlive the killed gateway")
     return f"{adopted} adopted"
 
 
@@ -573,12 +596,12 @@ async def course(run):
     run.proxy = Proxy(worker_port)
     try:
         await run.proxy.listen()
-        await asyncio.to_thread(run.start_gateway)
+        await run.in_thread(run.start_gateway)
         try:
             await drive(run)
         finally:
             if run.gateway.process.poll() is None:
-                run.counts["exit code"] = await asyncio.to_thread(run.end_gateway, signal.SIGTERM)
+                run.counts["exit code"] = await run.in_thread(run.end_gateway, signal.SIGTERM)
             else:
                 run.violated("exits", f"the gateway ended with exit code {run.gateway.process.returncode}: {run.gateway.log_text()[-2000:]}")
         if run.counts["exit code"]:
@@ -592,7 +615,10 @@ async def course(run):
 
 def settled(run):
     """Only the workers of min_workers are there: one in docker, one builtin."""
-    return run.gateway.metric("envgate_sessions") == 0 and run.gateway.metric("envgate_environment_workers", state="ready") == 3 and len(supervisors()) == 1
+    g = run.gateway
+    counts = {env: (g.metric("envgate_environment_workers", environment=env), g.metric("envgate_environment_workers", environment=env, state="ready"))
+              for env in SESSIONS if env != "proxied"}  # fmt: skip
+    return g.metric("envgate_sessions") == 0 and counts == {"builtin": (1, 1), "docker": (1, 1), "process": (0, 0), "openenv": (0, 0)}
 
 
 async def drive(run):
@@ -638,12 +664,14 @@ async def count_orphans(run):
         run.violated("orphans", f"container {container}")
     for env, pid, words in ours():
         run.violated("orphans", f"process {pid} of {env}: {' '.join(words)}")
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)  # the machine is not left with it
 
 
 KINDS = ["orphans", "wrong replies", "undocumented failures", "unexpected failures", "unjustified failures", "hangs", "memory", "log", "exits", "sanitizer", "harness"]
 
 
-def summary(run):
+def summary(run, verbose):
     c = run.counts
     print(f"\nseed {run.seed}, {run.seconds:g} s of faults, {sum(SESSIONS.values())} sessions at a time ({', '.join(f'{n} {e}' for e, n in SESSIONS.items())})")
     print(f"faults: {', '.join(f'{n} {name}' for name, n in sorted(run.faults.items()))}")
@@ -654,6 +682,9 @@ def summary(run):
     print(f"descriptors at rest: {c['descriptors before']} before, {c['descriptors after']} after")
     print(f"resident memory: {run.base_kib} KiB with all sessions after the gateway's last restart, {c['KiB after']} KiB at the end")
     print(f"exit code on SIGTERM: {c['exit code']}")
+    if verbose:
+        for text in run.first.values():
+            print(f"  {text}")
     for kind in KINDS:
         print(f"{kind}: {len(run.violations[kind])}")
 
@@ -662,6 +693,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=600, help="how long faults come; each comes once in any case (default 600)")
     parser.add_argument("--seed", type=int, default=1, help="what comes when (default 1)")
+    parser.add_argument("--verbose", action="store_true", help="show a message of each kind of failure")
     args = parser.parse_args()
     with contextlib.ExitStack() as stack:
         directory = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="envgate-chaos-", dir="/tmp")))
@@ -669,12 +701,13 @@ def main():
         disk.mkdir()
         subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={LOG_DISK_BYTES}", "envgate-chaos", disk], check=True)
         stack.callback(subprocess.run, ["umount", "--lazy", disk], check=True)
+        threads = stack.enter_context(concurrent.futures.ThreadPoolExecutor(4))
         engine = stack.enter_context(docker_engine.own_engine())
         stack.enter_context(docker_support.images(engine))
         docker_support.load_openenv(engine)
-        run = Run(engine, disk, directory / "state", args.seed, args.seconds)
+        run = Run(engine, threads, disk, directory / "state", args.seed, args.seconds)
         asyncio.run(course(run))
-        summary(run)
+        summary(run, args.verbose)
     return 1 if any(run.violations.values()) else 0
 
 
