@@ -466,11 +466,22 @@ void call_drop(struct call *c)
 
 // --- the end -------------------------------------------------------------------------------------------------------------------------------
 
+// Pieces are for calls whose owner is their home (call_lend): of others home alone looks at c->splices, which are empty. NULL: none.
+static struct splices *splices_of(struct call *c)
+{
+  return c->crossed ? NULL : &c->splices;
+}
+
+static size_t spliced_bytes(const struct call *c)
+{
+  return c->crossed ? 0 : c->splices.bytes;
+}
+
 static bool encode_proto(struct call *c, const ProtobufCMessage *m, struct err *e)
 {
   uint32_t *size = &c->owner->rpc->reply_size[c->method_index];
   buf_lend(&c->owner->bufs, &c->out, *size);
-  bool ok = proto_encode_spliced(m, &c->splices, &c->out, e);
+  bool ok = proto_encode_spliced(m, splices_of(c), &c->out, e);
   *size = (uint32_t)c->out.n;
   return ok;
 }
@@ -481,19 +492,21 @@ static bool encode(struct call *c, const ProtobufCMessage *m, struct err *e)
   case CODEC_PROTO:
     return encode_proto(c, m, e);
   case CODEC_REST:
-    return rest_reply(c->owner->rpc->api, c->method, m, &c->splices, &c->out, e);
+    return rest_reply(c->owner->rpc->api, c->method, m, splices_of(c), &c->out, e);
   case CODEC_JSON:
     break;
   }
   struct transcode_options o = {
-      .max_depth = (int)c->owner->config->max_json_depth, .types = &c->owner->rpc->api->types, .payloads_checked = true, .splices = &c->splices};
+      .max_depth = (int)c->owner->config->max_json_depth, .types = &c->owner->rpc->api->types, .payloads_checked = true, .splices = splices_of(c)};
   return json_encode(m, &o, &c->out, e);
 }
 
 void call_lend(struct call *c, struct shared *bytes)
 {
+  if (c->crossed) // shared bytes are for one thread
+    return;
   c->splices.min = c->codec == CODEC_REST ? SPLICE_MIN_REST : SPLICE_MIN;
-  if (!c->crossed && bytes->buf.n >= c->splices.min) // shared bytes are for one thread
+  if (bytes->buf.n >= c->splices.min)
     splices_hold(&c->splices, bytes);
 }
 
@@ -501,10 +514,10 @@ static bool encode_reply(struct call *c, const ProtobufCMessage *m, struct err *
 {
   if (!encode(c, m, e))
     return false;
-  if (c->out.n + c->splices.bytes <= MAX_REPLY)
+  size_t bytes = c->out.n + spliced_bytes(c);
+  if (bytes <= MAX_REPLY)
     return true;
-  return err_set(e, CODE_RESOURCE_EXHAUSTED, REASON_MESSAGE_TOO_LARGE, "the reply has %zu bytes; the limit is %d", c->out.n + c->splices.bytes,
-                 MAX_REPLY);
+  return err_set(e, CODE_RESOURCE_EXHAUSTED, REASON_MESSAGE_TOO_LARGE, "the reply has %zu bytes; the limit is %d", bytes, MAX_REPLY);
 }
 
 static struct call_extra *extra_of(struct call *c)
@@ -633,12 +646,13 @@ void rpc_finish(struct call *c, const ProtobufCMessage *reply, const struct err 
   } else if (reply) {
     size_t before = c->out.n;
     c->failed = !encode_reply(c, reply, &c->err);
-    c->sent += c->out.n - before + c->splices.bytes;
+    c->sent += c->out.n - before + spliced_bytes(c);
   }
   if (c->failed) {
     buf_free(&c->out);
     c->out.max = MAX_REPLY;
-    splices_free(&c->splices);
+    if (!c->crossed)
+      splices_free(&c->splices);
   }
   nsec took = clock_mono() - c->arrived;
   struct metrics *m = c->owner->metrics;
