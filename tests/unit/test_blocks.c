@@ -30,6 +30,7 @@ static void small_blocks_come_back(void **state)
     assert_int_equal(zeroed[i], 0);
   assert_null(blocks_calloc(&b, SIZE_MAX / 2, 3));
   assert_null(blocks_malloc(&b, SIZE_MAX));
+  blocks_free(&b, zeroed);
   blocks_clear(&b);
   assert_null(b.spares[0].first);
 }
