@@ -197,18 +197,27 @@ static const char *level_name(enum log_level level)
   return "error";
 }
 
-// A log that nobody reads must not stop the gateway: what can't be written is lost.
-static void write_out(int fd, const char *p, size_t n)
+static bool write_all(int fd, const char *p, size_t n)
 {
   while (n) {
     ssize_t written = write(fd, p, n);
     if (written < 0 && errno != EINTR)
-      return;
+      return false;
     if (written > 0) {
       p += written;
       n -= (size_t)written;
     }
   }
+  return true;
+}
+
+// A log that nobody reads or whose disk is full must not stop the gateway: what can't be written is lost. What comes next begins on a line of its own,
+// whoever's line was cut there: with a full disk, other threads' writes fail, too.
+static void write_out(const struct log *l, const char *p, size_t n)
+{
+  bool ok = (!l->gather || !l->gather->lost || write_all(l->fd, "\n", 1)) && write_all(l->fd, p, n);
+  if (l->gather)
+    l->gather->lost = !ok;
 }
 
 void log_write(const struct log *l, enum log_level level, const char *event, const struct log_field *fields, int n)
@@ -229,7 +238,7 @@ void log_write(const struct log *l, enum log_level level, const char *event, con
     put_c(&line, line.format == LOG_JSON ? cut_json : cut_logfmt);
   put_c(&line, line.format == LOG_JSON ? "}\n" : "\n");
   if (!l->gather || !buf_add(&l->gather->lines, line.at, line.n)) {
-    write_out(l->fd, line.at, line.n);
+    write_out(l, line.at, line.n);
     return;
   }
   if (level >= LOG_WARN || l->gather->lines.n > GATHER_MAX)
@@ -241,6 +250,6 @@ void log_flush(const struct log *l)
   struct buf *lines = &l->gather->lines;
   if (!lines->n)
     return;
-  write_out(l->fd, lines->p, lines->n);
+  write_out(l, lines->p, lines->n);
   lines->n = 0;
 }

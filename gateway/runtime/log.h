@@ -19,6 +19,7 @@ enum log_format { LOG_LOGFMT, LOG_JSON };
 // Lines that wait for the end of a turn, and the last line's second as text, which need not be made again.
 struct log_gather {
   struct buf lines;
+  bool lost; // the last write failed, perhaps in the middle of a line
   time_t second;
   char stamp[24];
 };

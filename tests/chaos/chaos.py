@@ -514,6 +514,9 @@ async def full_disk(run, rng):
     await asyncio.sleep(0.5)
     if log.stat().st_size <= size:
         run.violated("log", "nothing is written after the disk has room again")
+    for line in run.gateway.log_text().splitlines():
+        if line.find('{"ts":', 1) >= 0:
+            run.violated("log", f"two lines in one: {line}")
     return None
 
 
@@ -625,7 +628,7 @@ async def drive(run):
     g = run.gateway
     await wait_until(run, lambda: settled(run), 60, "the first workers' readiness")
     idle_descriptors = descriptors(g.pid)
-    options = [("grpc.max_reconnect_backoff_ms", 300), ("grpc.initial_reconnect_backoff_ms", 100), ("grpc.min_reconnect_backoff_ms", 100),
+    options = [("grpc.max_reconnect_backoff_ms", 300), ("grpc.initial_reconnect_backoff_ms", 100), ("grpc.min_reconnect_backoff_ms", 5000),
                ("grpc.use_local_subchannel_pool", 1)]  # fmt: skip
     run.channels = [grpc.aio.insecure_channel(f"127.0.0.1:{run.port}", options=options) for _ in range(CHANNELS)]
     callers = [Caller(run, n, env) for n, env in enumerate(env for env, count in SESSIONS.items() for _ in range(count))]

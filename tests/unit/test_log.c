@@ -8,8 +8,10 @@
 #include <fcntl.h>
 #include <math.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "base/json.h"
@@ -188,11 +190,40 @@ static void test_full_pipe(void **state)
   close_log(&l);
 }
 
+// A write that failed may have cut a line; the next one stands by itself.
+static void test_after_a_cut_line(void **state)
+{
+  (void)state;
+  FILE *file = tmpfile();
+  assert_non_null(file);
+  struct log_gather gather = {.second = -1};
+  struct log l = {.fd = fileno(file), .format = LOG_LOGFMT, .gather = &gather};
+  struct rlimit before;
+  assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
+  struct rlimit small = {.rlim_cur = 20, .rlim_max = before.rlim_max};
+  signal(SIGXFSZ, SIG_IGN);
+  assert_int_equal(setrlimit(RLIMIT_FSIZE, &small), 0);
+  log_event(&l, LOG_WARN, "cut", LF_INT("n", 1));
+  log_event(&l, LOG_WARN, "gone", LF_INT("n", 2));
+  assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
+  log_event(&l, LOG_WARN, "whole", LF_INT("n", 3));
+  log_event(&l, LOG_WARN, "next", LF_INT("n", 4));
+  char text[1024] = "";
+  ssize_t n = pread(l.fd, text, sizeof text - 1, 0);
+  assert_in_range(n, 21, sizeof text - 1);
+  assert_memory_equal(text + 20, "\nts=", 4);
+  assert_null(strstr(text, "gone"));
+  char *whole = strstr(text, " event=whole n=3\nts="), *next = strstr(text, " event=next n=4\n");
+  assert_true(whole && next > whole && !strstr(text + 21, "\n\n"));
+  buf_free(&gather.lines);
+  fclose(file);
+}
+
 int main(void)
 {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_lines),     cmocka_unit_test(test_escapes), cmocka_unit_test(test_bounded),
-      cmocka_unit_test(test_cut_value), cmocka_unit_test(test_threads), cmocka_unit_test(test_full_pipe),
+      cmocka_unit_test(test_lines),   cmocka_unit_test(test_escapes),   cmocka_unit_test(test_bounded),          cmocka_unit_test(test_cut_value),
+      cmocka_unit_test(test_threads), cmocka_unit_test(test_full_pipe), cmocka_unit_test(test_after_a_cut_line),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
