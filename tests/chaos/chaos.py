@@ -587,7 +587,7 @@ async def inject(run):
             if run.steps[env] == before[env] and not run.justified(env, began):
                 run.violated("hangs", f"no step of {env} while {fault.__name__} struck others")
         if fault is kill_gateway:
-            await wait_until(run, lambda: all(t > run.downs[-1][1] for t in run.last_step.values()), 60, "all sessions step after the gateway's restart")
+            await wait_until(run, lambda: all(t > run.downs[-1][1] for t in run.last_step.values()), 90, "all sessions step after the gateway's restart")
             run.base_kib = rss_kib(run.gateway.pid)
 
 
@@ -626,19 +626,19 @@ def settled(run):
 
 async def drive(run):
     g = run.gateway
-    await wait_until(run, lambda: settled(run), 60, "the first workers' readiness")
+    await wait_until(run, lambda: settled(run), 120, "the first workers' readiness")
     idle_descriptors = descriptors(g.pid)
     options = [("grpc.max_reconnect_backoff_ms", 300), ("grpc.initial_reconnect_backoff_ms", 100), ("grpc.min_reconnect_backoff_ms", 5000),
                ("grpc.use_local_subchannel_pool", 1)]  # fmt: skip
     run.channels = [grpc.aio.insecure_channel(f"127.0.0.1:{run.port}", options=options) for _ in range(CHANNELS)]
     callers = [Caller(run, n, env) for n, env in enumerate(env for env, count in SESSIONS.items() for _ in range(count))]
     tasks = [asyncio.create_task(caller.live()) for caller in callers]
-    if await wait_until(run, lambda: len(run.last_step) == len(callers) or any(t.done() for t in tasks), 60, "a step of every session"):
+    if await wait_until(run, lambda: len(run.last_step) == len(callers) or any(t.done() for t in tasks), 120, "a step of every session"):
         run.say(f"{len(callers)} sessions step")
         await inject(run)
         quiet = time.monotonic()
         run.say("no more faults")
-        await wait_until(run, lambda: all(t > quiet for t in run.last_step.values()), 60, "every caller's next step after the last fault")
+        await wait_until(run, lambda: all(t > quiet for t in run.last_step.values()), 90, "every caller's next step after the last fault")
         run.say(f"all {len(callers)} callers step again")
     run.stop = True
     for result in await asyncio.gather(*tasks, return_exceptions=True):
