@@ -16,12 +16,18 @@
 #include "front/grpc.h"
 #include "front/http.h"
 #include "front/listener.h"
+#include "front/tls.h"
 #include "runtime/log.h"
 
 typedef Connectrpc__Conformance__V1__ServerCompatRequest compat_request;
 typedef Connectrpc__Conformance__V1__ServerCompatResponse compat_response;
 
 enum { MESSAGE_MOST = 1 << 20, HANDLERS = 32 };
+
+// The files of a request for TLS, in a folder that ends with the server.
+struct files {
+  char folder[64], cert[80], key[80], client_ca[80];
+};
 
 static void check(bool ok, const char *what)
 {
@@ -45,7 +51,47 @@ static compat_request *read_request(void)
   return request;
 }
 
-static void write_response(const char *address)
+static void write_file(const char *path, ProtobufCBinaryData pem)
+{
+  FILE *f = fopen(path, "w");
+  check(f && fwrite(pem.data, 1, pem.len, f) == pem.len && fclose(f) == 0, path);
+}
+
+static void use_tls(struct config *c, struct files *files, const compat_request *request)
+{
+  check(request->server_creds != NULL, "a request for TLS with server_creds");
+  const char *tmp = getenv("TMPDIR");
+  int n = snprintf(files->folder, sizeof files->folder, "%s/conformance-XXXXXX", tmp ? tmp : "/tmp");
+  check(n > 0 && (size_t)n < sizeof files->folder && mkdtemp(files->folder), "making a temporary folder");
+  snprintf(files->cert, sizeof files->cert, "%s/cert.pem", files->folder);
+  snprintf(files->key, sizeof files->key, "%s/key.pem", files->folder);
+  write_file(files->cert, request->server_creds->cert);
+  write_file(files->key, request->server_creds->key);
+  c->tls_cert_file = files->cert;
+  c->tls_key_file = files->key;
+  c->tls_handshake_timeout_s = 10;
+  c->tls_max_handshakes = 256;
+  c->tls_plaintext = PLAINTEXT_REFUSE;
+  if (!request->client_tls_cert.len)
+    return;
+  snprintf(files->client_ca, sizeof files->client_ca, "%s/client-ca.pem", files->folder);
+  write_file(files->client_ca, request->client_tls_cert);
+  c->tls_client_ca_file = files->client_ca;
+  c->tls_client_cert = CLIENT_CERT_REQUIRED;
+}
+
+static void remove_files(const struct files *files)
+{
+  if (!*files->folder)
+    return;
+  unlink(files->cert);
+  unlink(files->key);
+  if (*files->client_ca)
+    unlink(files->client_ca);
+  rmdir(files->folder);
+}
+
+static void write_response(const char *address, const compat_request *request)
 {
   char host[256];
   compat_response response;
@@ -54,13 +100,18 @@ static void write_response(const char *address)
   snprintf(host, sizeof host, "%.*s", (int)(colon - address), address);
   response.host = host;
   response.port = (uint32_t)strtoul(colon + 1, NULL, 10);
-  uint8_t bytes[512], head[4] = {0};
-  size_t n = connectrpc__conformance__v1__server_compat_response__pack(&response, bytes);
+  if (request->use_tls)
+    response.pem_cert = request->server_creds->cert;
+  size_t n = connectrpc__conformance__v1__server_compat_response__get_packed_size(&response);
+  uint8_t *bytes = malloc(n), head[4] = {0};
+  check(bytes && n <= UINT16_MAX, "a response of sane length");
+  connectrpc__conformance__v1__server_compat_response__pack(&response, bytes);
   head[2] = (uint8_t)(n >> 8);
   head[3] = (uint8_t)n;
   fwrite(head, 1, sizeof head, stdout);
   fwrite(bytes, 1, n, stdout);
   fflush(stdout);
+  free(bytes);
 }
 
 static bool never_ready(struct reactor *r, struct buf *why)
@@ -95,13 +146,12 @@ int main(int argc, char **argv)
                           .header_timeout_s = 10,
                           .body_timeout_s = 30,
                           .idle_connection_s = 300};
-  if (!plain) {
-    compat_request *request = read_request();
-    if (request->message_receive_limit)
-      config.max_message_bytes = request->message_receive_limit;
-    check(!request->use_tls, "a request without TLS");
-    connectrpc__conformance__v1__server_compat_request__free_unpacked(request, NULL);
-  }
+  struct files files = {0};
+  compat_request *request = plain ? NULL : read_request();
+  if (request && request->message_receive_limit)
+    config.max_message_bytes = request->message_receive_limit;
+  if (request && request->use_tls)
+    use_tls(&config, &files, request);
   const struct http_route no_routes[] = {{0}};
   const struct http_site site = {.routes = no_routes, .ready = never_ready};
   struct rpc_handler handlers[HANDLERS] = {0};
@@ -115,27 +165,32 @@ int main(int argc, char **argv)
   r->metrics = m;
   r->log = &log;
   gather(handlers);
-  check(rpc_init(r, &conformance_api, handlers) && http_front_init(r, &site) && grpc_front_init(r, &site, &e) && listener_open(r, "127.0.0.1:0", &e),
+  check(rpc_init(r, &conformance_api, handlers) && http_front_init(r, &site) && tls_init(r, &e) && grpc_front_init(r, &site, &e) &&
+            listener_open(r, "127.0.0.1:0", &e),
         "listening");
   uv_signal_t end;
   uv_signal_init(reactor_uv(r), &end);
   end.data = r;
   uv_signal_start(&end, on_signal, SIGTERM);
-  if (plain) {
+  if (!request) {
     printf("%s\n", listener_address(r));
     fflush(stdout);
   } else {
-    write_response(listener_address(r));
+    write_response(listener_address(r), request);
+    connectrpc__conformance__v1__server_compat_request__free_unpacked(request, NULL);
   }
   reactor_run(r);
   uv_close((uv_handle_t *)&end, NULL);
   listener_free(r);
+  tls_stop(r);
   grpc_front_free(r);
   http_front_free(r);
+  tls_free(r);
   rpc_free(r);
   reactor_free(r);
   metrics_free(m);
   free(m);
   free(r);
+  remove_files(&files);
   return 0;
 }
