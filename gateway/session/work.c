@@ -224,8 +224,6 @@ static void work_end(struct work *work, const struct outcome *o, const struct er
   work_free(work);
 }
 
-static void ask_anew(struct work *work);
-
 static void join(struct work *work, struct waiter *w)
 {
   w->work = work;
