@@ -17,20 +17,21 @@ out=$PWD/$build/stubs.new
 # The API's own files, and those that it imports beside google/protobuf, which every language's library has.
 ours=$("$python" tools/descriptors.py --list "$api" | grep '^envgate/')
 shared="google/rpc/status.proto google/rpc/error_details.proto google/api/annotations.proto google/api/http.proto"
-protobuf=$("$python" -c 'import google.protobuf as p; print(p.__version__)')
 
 # What lies in tools/stubs/LANGUAGE, with the versions filled in.
 template() {
   mkdir -p "$out/$1"
   cp -R "tools/stubs/$1/." "$out/$1"
-  find "$out/$1" -type f -exec sed -i "s/@VERSION@/$version/; s/@PROTOBUF@/$protobuf/" {} +
+  find "$out/$1" -type f -exec sed -i "s/@VERSION@/$version/" {} +
 }
 
 # shellcheck disable=SC2086
 python_client() {
-  template python
+  mkdir -p "$out/python/envgate"
+  cp clients/python/pyproject.toml clients/python/setup.py clients/python/README.md "$out/python"
+  cp clients/python/envgate/*.py clients/python/envgate/py.typed "$out/python/envgate"
   "$python" -m grpc_tools.protoc --descriptor_set_in="$api" --python_out="$out/python" --pyi_out="$out/python" --grpc_python_out="$out/python" $ours
-  touch "$out/python/envgate/v1/__init__.py" "$out/python/envgate/v1/py.typed"
+  touch "$out/python/envgate/v1/__init__.py"
 }
 
 # shellcheck disable=SC2086

@@ -5,6 +5,7 @@ The program under test is build/envgate, or what ENVGATE_BIN names (as for the s
 on SIGTERM, with exit code 0 and without a sanitizer's report; that is checked for each.
 """
 
+import contextlib
 import importlib
 import json
 import os
@@ -32,7 +33,7 @@ SLOW = 4 if "asan" in str(BIN) or "tsan" in str(BIN) else 1  # a sanitizer's slo
 
 
 def stubs():
-    """The generated Python modules of the API, by protoc from proto/, in build/py."""
+    """The package envgate of clients/python in build/py: its modules, and the API's by protoc from proto/."""
     out = ROOT / "build/py"
     protos = sorted((ROOT / "proto").rglob("*.proto"))
     newest = max(p.stat().st_mtime for p in protos)
@@ -46,6 +47,11 @@ def stubs():
         args = ["protoc", f"-I{ROOT / 'proto'}", f"-I{site / '_proto'}", f"-I{site.parent}", f"--python_out={out}", f"--grpc_python_out={out}"]
         assert protoc.main(args + [str(p.relative_to(ROOT / "proto")) for p in protos]) == 0
         done.touch()
+    for source in (ROOT / "clients/python/envgate").iterdir():
+        link = out / "envgate" / source.name
+        if source.suffix == ".py" and not link.is_symlink():
+            with contextlib.suppress(FileExistsError):  # another pytest was faster
+                link.symlink_to(source)
     if str(out) not in sys.path:
         sys.path.insert(0, str(out))
     return importlib
