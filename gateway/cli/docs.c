@@ -35,7 +35,9 @@ static const char options_intro[] =
 
 static const char gateway_intro[] =
     "\n## The gateway\n\n"
-    "At the top of the file. Each is also an option of `envgate serve`, which wins over the file: `log_level` is `--log-level`.\n\n";
+    "At the top of the file. Each is also an option of `envgate serve`, which wins over the file: `log_level` is `--log-level`. Items of a list have "
+    "commas\n"
+    "between them there.\n\n";
 static const char inline_intro[] =
     "\n## Inline sources\n\n"
     "`inline_sources` says what callers may have launched that is no environment of the file (`CreateSession.source`). Without it: nothing. Items of "

@@ -68,6 +68,8 @@ static void print_value(const struct setting *s)
       printf("%s%s", i ? "|" : "", s->values[i]);
   else if (s->type == SET_STRING)
     fputs("TEXT", stdout);
+  else if (s->type == SET_STRINGS)
+    fputs("TEXT[,TEXT…]", stdout);
   else if (s->type == SET_SIZE)
     fputs("BYTES", stdout);
   else

@@ -144,6 +144,7 @@ struct config {
   int64_t tls_max_handshakes;          // 256: under way in all
   char *auth_file;                     // NULL: everybody may do everything
   bool metrics_open;                   // /metrics needs no credential
+  struct strings cors_allowed_origins; // of pages that may call from a browser; "*" among them: any. Empty: none
   int64_t quota_sessions, quota_calls; // of a principal; 0: no limit
   double quota_calls_per_s;            // the same
   char *state_dir; // where sockets of launched workers lie; NULL: a directory of its own under $XDG_RUNTIME_DIR or /tmp, removed at exit

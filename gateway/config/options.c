@@ -12,6 +12,7 @@
 #define G_NUMBER(f) .scope = IN_GATEWAY, .type = SET_NUMBER, .offset = TARGET(struct config, f, double)
 #define G_SECONDS(f) G_NUMBER(f), .unit = "seconds"
 #define G_BOOL(f) .scope = IN_GATEWAY, .type = SET_BOOL, .offset = TARGET(struct config, f, bool)
+#define G_STRINGS(f) .scope = IN_GATEWAY, .type = SET_STRINGS, .offset = TARGET(struct config, f, struct strings), .max = LIST_MAX
 #define G_ENUM(f, T) .scope = IN_GATEWAY, .type = SET_ENUM, .offset = TARGET(struct config, f, T)
 #define I_STRINGS(f) .scope = IN_INLINE, .type = SET_STRINGS, .offset = TARGET(struct config, f, struct strings), .max = LIST_MAX
 #define I_INT(f) .scope = IN_INLINE, .type = SET_INT, .offset = TARGET(struct config, f, int64_t)
@@ -178,6 +179,13 @@ const struct setting settings[] = {
      G_BOOL(metrics_open),
      .def = "false",
      .help = "With auth_file: answer /metrics to everybody, not only to trainers and admins."},
+    {.key = "cors_allowed_origins",
+     G_STRINGS(cors_allowed_origins),
+     .pattern = "^([*]|[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\\[[0-9a-f:.]+\\])(:" PORT_PATTERN ")?)$",
+     .form = "'*' or an origin as browsers write it, SCHEME://HOST[:PORT] in lower case",
+     .help =
+         "The origins of web pages that may call the gateway from a browser (CORS), as \"https://lab.example.org\". '*': pages of any origin, which "
+         "then send no cookies or client certificates; a bearer token they may. Without it: only pages of the gateway's own origin."},
     {.key = "quota_sessions",
      G_INT(quota_sessions),
      .def = "0",

@@ -50,7 +50,7 @@ struct setting {
 };
 
 extern const struct setting settings[];
-enum { SETTINGS_COUNT = 95 };
+enum { SETTINGS_COUNT = 96 };
 
 // The providers' names, ending in NULL, and their number.
 extern const char *const provider_names[];
@@ -70,8 +70,8 @@ const struct setting *setting_find(enum setting_scope scope, const char *provide
 // True when the row stands in that object of the file.
 bool setting_in(const struct setting *s, enum setting_scope scope, const char *provider);
 
-// Sets one value (not a list or map) in the struct config or env_config at `base` from text as on the command line. On failure nothing is changed and `e` says
-// what the value must be, or OUT_OF_MEMORY.
+// Sets one value (not a map) in the struct config or env_config at `base` from text as on the command line, where a list's items have commas between them. On
+// failure nothing is changed, but for a list, and `e` says what the value must be, or OUT_OF_MEMORY.
 bool setting_set(const struct setting *s, struct str text, void *base, struct err *e);
 
 // Appends an item to a list, or a name and a value to a map, under the same terms.

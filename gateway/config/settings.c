@@ -136,6 +136,29 @@ static bool set_number(const struct setting *s, struct str text, void *base, str
   return true;
 }
 
+static void free_strings(struct strings *list)
+{
+  for (size_t i = 0; i < list->n; i++)
+    free(list->at[i]);
+  free(list->at);
+}
+
+static bool set_list(const struct setting *s, struct str text, void *base, struct err *e)
+{
+  struct strings *list = target(s, base);
+  free_strings(list);
+  *list = (struct strings){0};
+  for (bool more = text.n > 0; more;) {
+    const char *comma = memchr(text.p, ',', text.n);
+    size_t n = comma ? (size_t)(comma - text.p) : text.n;
+    if (!setting_append(s, (struct str){text.p, n}, base, e))
+      return false;
+    more = comma;
+    text = str_skip(text, n + more);
+  }
+  return true;
+}
+
 bool setting_set(const struct setting *s, struct str text, void *base, struct err *e)
 {
   unsigned index = 0;
@@ -166,6 +189,7 @@ bool setting_set(const struct setting *s, struct str text, void *base, struct er
     *(bool *)target(s, base) = str_eq(text, STR("true"));
     return true;
   case SET_STRINGS:
+    return set_list(s, text, base, e);
   case SET_PAIRS:
     break;
   }
@@ -328,10 +352,7 @@ static void free_value(const struct setting *s, void *base)
     char **string = target(s, base);
     free(*string);
   } else if (s->type == SET_STRINGS) {
-    struct strings *list = target(s, base);
-    for (size_t i = 0; i < list->n; i++)
-      free(list->at[i]);
-    free(list->at);
+    free_strings(target(s, base));
   } else if (s->type == SET_PAIRS) {
     pairs_free(target(s, base));
   }

@@ -5,6 +5,7 @@
 
 #include "config/config.h"
 #include "front/grpc_internal.h"
+#include "front/http_cors.h"
 #include "front/http_request.h"
 
 struct grpc_http {
@@ -33,17 +34,22 @@ static nghttp2_nv field(const struct header *h)
   return (nghttp2_nv){(uint8_t *)(uintptr_t)h->name.p, (uint8_t *)(uintptr_t)h->value.p, h->name.n, h->value.n, NGHTTP2_NV_FLAG_NONE};
 }
 
-static void respond(struct grpc_stream *s, const struct http_head *head)
+static void respond(const struct http_request *q, const struct http_head *head)
 {
+  struct grpc_stream *s = stream_of(q);
   char status[12];
   snprintf(status, sizeof status, "%d", head->status);
   size_t more = head->more ? head->more->n : 0, n = 0;
-  nghttp2_nv few[1 + HTTP_HEADERS], *nv = more ? malloc((1 + head->n + more) * sizeof *nv) : few;
+  struct header cors[CORS_HEADERS];
+  size_t cors_n = http_cors_headers(q, cors);
+  nghttp2_nv few[1 + CORS_HEADERS + HTTP_HEADERS], *nv = more ? malloc((1 + CORS_HEADERS + head->n + more) * sizeof *nv) : few;
   if (!nv) {
     grpc_stream_must(s, NGHTTP2_ERR_NOMEM);
     return;
   }
   nv[n++] = field(&(struct header){STR(":status"), str_c(status)});
+  for (size_t i = 0; i < cors_n; i++)
+    nv[n++] = field(&cors[i]);
   for (size_t i = 0; i < head->n; i++)
     nv[n++] = field(&head->header[i]);
   for (size_t i = 0; i < more; i++)
@@ -56,7 +62,7 @@ static void respond(struct grpc_stream *s, const struct http_head *head)
 static void on_begin(struct http_request *q, const struct http_head *head)
 {
   q->answered = true;
-  respond(stream_of(q), head);
+  respond(q, head);
 }
 
 static bool on_piece(struct http_request *q, struct buf *bytes)

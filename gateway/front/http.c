@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #include "config/config.h"
+#include "front/http_cors.h"
 #include "front/http_request.h"
 #include "front/http_strict.h"
 #include "runtime/metrics.h"
@@ -184,7 +185,11 @@ static bool add_field(struct MHD_Response *response, const struct header *h)
 // Takes over the response, which may be NULL: then the connection closes without an answer.
 static void set_response(struct conn *conn, const struct http_head *head, struct MHD_Response *response)
 {
+  struct header cors[CORS_HEADERS];
+  size_t n = http_cors_headers(&conn->request, cors);
   bool ok = response;
+  for (size_t i = 0; ok && i < n; i++)
+    ok = add_field(response, &cors[i]);
   for (size_t i = 0; ok && i < head->n; i++)
     ok = add_field(response, &head->header[i]);
   for (size_t i = 0; ok && head->more && i < head->more->n; i++)

@@ -6,6 +6,7 @@
 
 #include "config/config.h"
 #include "front/connect_wire.h"
+#include "front/http_cors.h"
 
 // --- the body, gathered --------------------------------------------------------------------------------------------------------------------
 
@@ -55,6 +56,8 @@ static void refuse_path(struct http_request *q)
 
 void http_request_start(struct http_request *q)
 {
+  if (http_cors_start(q))
+    return;
   q->route = find_route(q);
   if (q->route) {
     if (q->call)

@@ -70,7 +70,8 @@ struct http_request {
   struct buf body;     // as far as it has come, when it is gathered; max is set by the carrier
   bool body_too_large; // it was thrown away
 
-  int status; // 0, or the HTTP status of an error, whatever its code's own is
+  int status;                 // 0, or the HTTP status of an error, whatever its code's own is
+  const char *allowed_origin; // http_cors.c: the configuration's item that allows the Origin; NULL: none
 
   // of an RPC
   enum codec codec;
