@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// StepBatch: one call that steps many sessions side by side.
+// StepBatch and ResetBatch: one call that steps or resets many sessions side by side.
 #ifndef ENVGATE_API_BATCH_H
 #define ENVGATE_API_BATCH_H
 

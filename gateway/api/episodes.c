@@ -231,7 +231,7 @@ static bool options_check(const struct config *config, struct str options, struc
   return true;
 }
 
-static bool reset_read(const struct payload_scope *scope, const Envgate__V1__ResetRequest *q, struct waiter *w, struct err *e)
+bool reset_read(const struct payload_scope *scope, const Envgate__V1__ResetRequest *q, struct waiter *w, struct err *e)
 {
   enum json_type type;
   struct worker_request *request = &w->request;

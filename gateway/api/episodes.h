@@ -33,6 +33,8 @@ bool page_size_check(int32_t size, size_t *wanted, struct err *e);
 
 // Checks a StepRequest and fills what a waiter asks of the session, with spans into `q` and the scope's arena. The session's name is not looked at. False: `e`.
 bool step_read(const struct payload_scope *scope, const Envgate__V1__StepRequest *q, struct waiter *w, struct err *e);
+// The same for a ResetRequest.
+bool reset_read(const struct payload_scope *scope, const Envgate__V1__ResetRequest *q, struct waiter *w, struct err *e);
 
 // What a step that its caller no longer waits for has come to, as DEADLINE_EXCEEDED.
 void step_overdue(enum session_left left, bool has_request_id, struct err *e);

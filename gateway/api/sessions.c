@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// envgate.v1.SessionService: the life of sessions. Reset, Step and GetState are in episodes.c, StepBatch in batch.c.
+// envgate.v1.SessionService: the life of sessions. Reset, Step and GetState are in episodes.c, StepBatch and ResetBatch in batch.c.
 #include <stdlib.h>
 
 #include "api/api.h"
@@ -15,6 +15,8 @@
 
 int reactor_of_name(const struct reactor *near, const char *name)
 {
+  if (near->count == 1)
+    return near->index;
   struct str id;
   int index = resource_id(name, "sessions", false, "", &id, NULL) ? session_reactor(id, near->count) : -1;
   return index < 0 ? near->index : index;
@@ -521,6 +523,7 @@ const struct rpc_handler session_handlers[] = {
     {.path = PATH("Reset"), .route = episode_route, .start = reset_start, .cancel = episode_cancel},
     {.path = PATH("Step"), .route = episode_route, .start = step_start, .cancel = episode_cancel},
     {.path = PATH("StepBatch"), .route = batch_route, .start = batch_start, .deadline = batch_deadline, .cancel = batch_cancel},
+    {.path = PATH("ResetBatch"), .route = batch_route, .start = batch_start, .deadline = batch_deadline, .cancel = batch_cancel},
     {.path = PATH("GetState"), .route = episode_route, .start = get_state_start, .cancel = episode_cancel},
     {.path = NULL},
 };

@@ -14,7 +14,7 @@ struct arena_chunk {
 };
 enum { HEAD = (sizeof(struct arena_chunk) + ALIGN - 1) & ~(size_t)(ALIGN - 1) };
 
-static void *alloc_raw(struct arena *a, size_t n)
+void *arena_alloc_raw(struct arena *a, size_t n)
 {
   if (n > SIZE_MAX - ALIGN)
     return NULL;
@@ -40,7 +40,7 @@ static void *alloc_raw(struct arena *a, size_t n)
 
 static void *pb_alloc(void *data, size_t n)
 {
-  return alloc_raw(data, n ? n : 1);
+  return arena_alloc_raw(data, n ? n : 1);
 }
 
 static void pb_free(void *data, void *p)
@@ -56,7 +56,7 @@ void arena_init(struct arena *a, size_t max)
 
 void *arena_alloc(struct arena *a, size_t n)
 {
-  void *p = alloc_raw(a, n ? n : 1);
+  void *p = arena_alloc_raw(a, n ? n : 1);
   if (p)
     memset(p, 0, n);
   return p;
@@ -64,7 +64,7 @@ void *arena_alloc(struct arena *a, size_t n)
 
 char *arena_dup(struct arena *a, struct str s)
 {
-  char *p = alloc_raw(a, s.n + 1);
+  char *p = arena_alloc_raw(a, s.n + 1);
   if (!p)
     return NULL;
   if (s.n)
@@ -79,7 +79,7 @@ char *arena_printf(struct arena *a, const char *fmt, ...)
   va_start(ap, fmt);
   int want = vsnprintf(NULL, 0, fmt, ap);
   va_end(ap);
-  char *p = want < 0 ? NULL : alloc_raw(a, (size_t)want + 1);
+  char *p = want < 0 ? NULL : arena_alloc_raw(a, (size_t)want + 1);
   if (!p)
     return NULL;
   va_start(ap, fmt);

@@ -24,6 +24,9 @@ void arena_init(struct arena *a, size_t max);
 // Zeroed memory for any type; NULL when over max or out of memory.
 void *arena_alloc(struct arena *a, size_t n);
 
+// The same, not zeroed.
+void *arena_alloc_raw(struct arena *a, size_t n);
+
 // A copy that ends in NUL; NULL as above.
 char *arena_dup(struct arena *a, struct str s);
 

@@ -65,21 +65,22 @@ def first_line(context, response):
 def before_call(context, case, kwargs):
     global turn
     turn += 1
+    path, body, query = case.path_parameters, case.body, case.query
+    # Also where names stay as they were made up: it takes some from replies, so they may be of what is there.
+    for fields in (query, body):
+        if isinstance(fields, dict):
+            without_short_deadline(fields)
+    if isinstance(query, dict):
+        query.pop("follow", None)  # lasts as long as the worker
     if turn % 5 == 0:
         return
-    path, body, query = case.path_parameters, case.body, case.query
     if path and "session" in path:
         path["session"] = live_session().removeprefix("sessions/")
     if path and "worker" in path and case.method == "GET":
         path["worker"] = live_worker()
-        if isinstance(query, dict):
-            query.pop("follow", None)  # lasts as long as the worker
     if path and "environment" in path:
         path["environment"] = "echo"
-    if isinstance(query, dict):
-        without_short_deadline(query)
     if isinstance(body, dict):
-        without_short_deadline(body)
         if isinstance(body.get("environment"), str):
             body["environment"] = "echo"
         likely_step(body)

@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "api/batch_part.h"
+
+#include <stdlib.h>
+
+#include "api/api.h"
+#include "config/config.h"
+
+// --- items, where their sessions are -------------------------------------------------------------------------------------------------------
+
+// One item less to wait for. With the last the part goes home and must not be touched any more.
+static void part_let_go(struct batch_part *p)
+{
+  if (--p->left)
+    return;
+  metric_add(p->at->metrics, METRIC_batch_items_total, (int64_t)p->n);
+  metric_add(p->at->metrics, METRIC_batch_items_failed_total, (int64_t)p->failed);
+  if (p->at == p->home) {
+    batch_part_back(p->home, &p->go);
+    return;
+  }
+  p->go.run = batch_part_back;
+  reactor_post(p->home, &p->go);
+}
+
+static void item_fail(struct batch_item *item, const struct err *e)
+{
+  struct batch_part *p = item->part;
+  struct err precise = *e;
+  if (e->field[0])
+    snprintf(precise.field, sizeof precise.field, "items[%zu].%.120s", item->index, e->field);
+  item->message.status = rpc_status(&precise, &p->arena);
+  p->nomem = p->nomem || !item->message.status;
+  p->failed++;
+}
+
+// The result must live on when the outcome is gone.
+static bool payload_copy(struct arena *a, Envgate__V1__Payload *payload)
+{
+  if (!payload || payload->form_case != ENVGATE__V1__PAYLOAD__FORM_JSON)
+    return true;
+  payload->json.data = (uint8_t *)arena_dup(a, (struct str){(const char *)payload->json.data, payload->json.len});
+  return payload->json.data != NULL;
+}
+
+static bool item_keep(struct batch_item *item, const struct outcome *o, struct err *e)
+{
+  struct batch_part *p = item->part;
+  Envgate__V1__StepResult *result = &item->reply->result;
+  bool crosses = p->at != p->home;
+  if (!crosses)
+    item->bytes = shared_ref(o->bytes);
+  else if (!payload_copy(&p->arena, result->observation) || !payload_copy(&p->arena, result->metadata))
+    return err_nomem(e);
+  result->episode_id = arena_dup(&p->arena, str_c(o->episode_id));
+  return result->episode_id || err_nomem(e);
+}
+
+static bool item_result(struct batch_item *item, const struct outcome *o, struct err *e)
+{
+  struct batch_part *p = item->part;
+  size_t bytes = o->observation.n + o->metadata.n;
+  if (bytes > p->room)
+    return err_set(e, CODE_RESOURCE_EXHAUSTED, REASON_MESSAGE_TOO_LARGE,
+                   "the batch's results are too large for one reply; this one was carried out: collect it alone with the same request_id, or make "
+                   "smaller batches");
+  if (!step_reply_fill(item->reply, &p->scope, item->format, item->session, o, &item->waiter, p->arrived, e) || !item_keep(item, o, e))
+    return false;
+  p->room -= bytes;
+  item->message.result = &item->reply->result;
+  return true;
+}
+
+static void on_done(struct waiter *w, const struct outcome *o, const struct err *e)
+{
+  struct batch_item *item = CONTAINER_OF(w, struct batch_item, waiter);
+  struct batch_part *p = item->part;
+  struct err failed;
+  item->waiting = false;
+  timer_unset(p->at, &item->timer);
+  if (!e)
+    e = o->err;
+  if (!e && !item_result(item, o, &failed))
+    e = &failed;
+  if (e)
+    item_fail(item, e);
+  part_let_go(p);
+}
+
+// The caller waits for the item no longer.
+static void item_leave(struct batch_item *item)
+{
+  struct batch_part *p = item->part;
+  struct err e;
+  item->waiting = false;
+  timer_unset(p->at, &item->timer);
+  step_overdue(session_leave(&item->waiter), item->waiter.request_id.n > 0, &e);
+  item_fail(item, &e);
+  part_let_go(p);
+}
+
+static void on_item_timeout(struct timer *t)
+{
+  item_leave(CONTAINER_OF(t, struct batch_item, timer));
+}
+
+static void item_submit(struct batch_item *item)
+{
+  struct batch_part *p = item->part;
+  struct err e;
+  struct session *s = session_of_name(p->at, p->who, item->session, "session", &e);
+  if (s && item->timeout_s > 0 && !timer_set(p->at, &item->timer, nsec_add(p->arrived, nsec_from_s(item->timeout_s)))) {
+    err_nomem(&e);
+    s = NULL;
+  }
+  const struct env_config *env = s ? session_takes_headers(s) : NULL;
+  if (env && !forward_to(&p->headers, env, &p->arena, &item->waiter.request.headers)) {
+    err_nomem(&e);
+    timer_unset(p->at, &item->timer);
+    s = NULL;
+  }
+  if (!s) {
+    item_fail(item, &e);
+    return;
+  }
+  item->format = payload_format_choose(item->format, session_payload_format(s));
+  item->waiting = true;
+  p->left++;
+  session_submit(s, &item->waiter);
+}
+
+void part_begin(struct reactor *r, struct task *t)
+{
+  struct batch_part *p = CONTAINER_OF(t, struct batch_part, go);
+  (void)r;
+  for (size_t i = 0; i < p->n; i++)
+    if (!p->items[i].message.status) // its request is good
+      item_submit(&p->items[i]);
+  part_let_go(p);
+}
+
+void part_stop(struct batch_part *p)
+{
+  if (!p->left) // on its way home
+    return;
+  p->left++;
+  for (size_t i = 0; i < p->n; i++)
+    if (p->items[i].waiting)
+      item_leave(&p->items[i]);
+  part_let_go(p);
+}
+
+// --- at home -------------------------------------------------------------------------------------------------------------------------------
+
+// For a part that travels, since the request goes with the call.
+static bool item_pack(struct batch_item *item, struct arena *a)
+{
+  struct waiter *w = &item->waiter;
+  struct str *spans[] = {&w->request.action, &w->request.options, &w->request.episode_id, &w->request_id, &w->episode_id};
+  for (size_t i = 0; i < sizeof spans / sizeof *spans; i++) {
+    spans[i]->p = arena_dup(a, *spans[i]);
+    if (!spans[i]->p)
+      return false;
+  }
+  item->session = arena_dup(a, str_c(item->session));
+  return item->session != NULL;
+}
+
+static bool item_read(struct batch_item *item, const struct batch_request *q, struct err *e)
+{
+  const struct payload_scope *scope = &item->part->scope;
+  if (q->steps) {
+    const Envgate__V1__StepRequest *step = q->steps[item->index];
+    item->session = step->session;
+    item->timeout_s = step->timeout_s;
+    item->format = payload_format_choose(step->payload_format, (int)q->format);
+    return step_read(scope, step, &item->waiter, e);
+  }
+  const Envgate__V1__ResetRequest *reset = q->resets[item->index];
+  item->session = reset->session;
+  item->timeout_s = reset->timeout_s;
+  item->format = payload_format_choose(reset->payload_format, (int)q->format);
+  return reset_read(scope, reset, &item->waiter, e);
+}
+
+struct batch_item *part_add(struct batch_part *p, size_t index, const struct batch_request *q)
+{
+  struct batch_item *item = &p->items[p->n++];
+  struct err e;
+  envgate__v1__step_batch_item__init(&item->message);
+  item->part = p;
+  item->index = index;
+  item->waiter.done = on_done;
+  item->waiter.flow = p->flow;
+  item->waiter.flow_key = p->flow_key;
+  item->timer.fire = on_item_timeout;
+  if (!item_read(item, q, &e)) {
+    item_fail(item, &e);
+    return p->nomem ? NULL : item;
+  }
+  return p->at == p->home || item_pack(item, &p->arena) ? item : NULL;
+}
+
+bool part_reserve(struct batch_part *p, size_t share)
+{
+  p->room = share * p->n;
+  p->items = arena_alloc(&p->arena, p->n * sizeof *p->items);
+  struct step_reply *replies = p->items ? arena_alloc_raw(&p->arena, p->n * sizeof *replies) : NULL;
+  for (size_t i = 0; replies && i < p->n; i++)
+    p->items[i].reply = &replies[i];
+  p->n = 0;
+  return replies != NULL;
+}
+
+struct batch_part *part_new(struct batch *b, struct call *c, struct reactor *at)
+{
+  struct reactor *home = c->owner;
+  struct batch_part *p = calloc(1, sizeof *p);
+  if (!p)
+    return NULL;
+  p->batch = b;
+  p->at = at;
+  p->home = home;
+  p->who = c->who;
+  p->arrived = c->arrived;
+  p->flow = flow_ref(c->flow);
+  p->flow_key = c->flow_key;
+  p->left = 1;
+  // What a call may take for what its request becomes, and the results' copies.
+  arena_init(&p->arena, 16 * (size_t)home->config->max_message_bytes + REPLY_BYTES_MAX);
+  p->scope = payload_scope(c);
+  p->scope.arena = &p->arena;
+  p->headers = forward_all(c); // which is there until the part has begun
+  if (at == home || forward_copy(c, &p->arena, &p->headers))
+    return p;
+  part_free(p);
+  return NULL;
+}
+
+void part_free(struct batch_part *p)
+{
+  for (size_t i = 0; p->items && i < p->n; i++)
+    shared_unref(p->items[i].bytes);
+  arena_free(&p->arena);
+  flow_unref(p->flow);
+  free(p);
+}
