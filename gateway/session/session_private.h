@@ -26,19 +26,38 @@ struct work {
   bool unwaited; // it has room in the name of nobody
 };
 
+// What each step reads stands first, in few cache lines: with thousands of sessions none of it is in a cache.
 struct session {
-  UT_hash_handle hh, hh_request;
-  struct list link; // the table's, by sequence
+  UT_hash_handle hh;
   struct reactor *reactor;
   char id[28];
-  uint64_t sequence;
-  const struct env_config *env;
   enum session_state state;
-  int payload_format;
-  double lease_s, idle_timeout_s;
-  nsec created, created_wall;
   struct principal *owner; // NULL: there is no auth
-  char *request_id;        // the creation's, behind its owner's name (creation_key); NULL: none
+  struct link *line;       // NULL: none (provisioning, lost)
+  struct work *running;
+  struct list queue;
+  int queued;
+  int payload_format;
+  struct shared *episode; // its name, with a NUL; NULL: none yet
+  int64_t step_index;
+  nsec lease_due, idle_due;
+  double lease_s, idle_timeout_s;
+  enum worker_dialect dialect;
+  bool confirming;  // the first request, which proves that the worker has room, runs
+  bool asking;      // the askers' question is under way
+  bool handed_out;  // somebody has its name, though it was not ready yet
+  bool provisioned; // it was ready once
+  bool closed;      // out of the table, and freed when it has parted with its worker
+  int kept_at;
+  const struct env_config *env;
+  size_t kept_bytes;
+  struct outcome *kept[KEPT_REPLIES]; // a ring; kept_at is where the next goes
+
+  UT_hash_handle hh_request;
+  struct list link; // the table's, by sequence
+  uint64_t sequence;
+  nsec created, created_wall;
+  char *request_id; // the creation's, behind its owner's name (creation_key); NULL: none
 
   struct list creators; // session_waiters
   struct list askers;   // standing_waiters
@@ -46,27 +65,10 @@ struct session {
   int unreached;        // workers that could not be reached
   struct slot_ticket *ticket;
   char worker_id[40];
-  enum worker_dialect dialect;
   struct pairs headers; // the caller's, for the upgrade
-  struct link *line;    // NULL: none (provisioning, lost)
-  bool confirming;      // the first request, which proves that the worker has room, runs
-  bool asking;          // the askers' question is under way
-  bool handed_out;      // somebody has its name, though it was not ready yet
-  bool provisioned;     // it was ready once
+  struct err *err;      // SESSION_LOST
 
-  struct list queue;
-  int queued;
-  struct work *running;
-  struct shared *episode; // its name, with a NUL; NULL: none yet
-  int64_t step_index;
-  struct outcome *kept[KEPT_REPLIES]; // a ring; kept_at is where the next goes
-  int kept_at;
-  size_t kept_bytes;
-  struct err *err; // SESSION_LOST
-
-  nsec lease_due, idle_due;
   struct timer expiry;
-  bool closed; // out of the table, and freed when it has parted with its worker
   struct turn_end freeing;
 };
 
