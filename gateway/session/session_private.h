@@ -38,6 +38,7 @@ struct session {
   struct list queue;
   int queued;
   int payload_format;
+  char worker_id[40];
   struct shared *episode; // its name, with a NUL; NULL: none yet
   int64_t step_index;
   nsec lease_due, idle_due;
@@ -64,7 +65,6 @@ struct session {
   int attempts;         // workers that answered CAPACITY_REACHED
   int unreached;        // workers that could not be reached
   struct slot_ticket *ticket;
-  char worker_id[40];
   struct pairs headers; // the caller's, for the upgrade
   struct err *err;      // SESSION_LOST
 

@@ -11,23 +11,24 @@
 
 enum { BODY_KEPT = 4 << 10 }; // of a request's memory, for the session's next
 
+// What each request reads stands first, in few cache lines.
 struct link {
   struct reactor *r;
   const struct env_config *env;
   const struct link_events *events;
   void *ctx;
+  struct ws *ws;
   enum worker_dialect dialect;
+  enum worker_op op; // of the running request
   int max_depth;
   bool opened, running, gone;
-  bool answered;           // a reply has come, so that a refusal for capacity would make no sense any more
-  bool retried;            // HTTP: the request was started a second time, since nothing of the first was taken
-  enum worker_op op;       // of the running request
-  nsec deadline;           // of the running request
-  nsec paused;             // since when its reply is not read; 0: it is
-  uint64_t sent_at_read;   // WebSocket: what had been read when the running request was sent
-  struct timer timer;      // set for `deadline` or an earlier one
-  struct turn_end freeing; // what is up the stack may still look at a link that is gone
-  struct ws *ws;
+  bool answered;              // a reply has come, so that a refusal for capacity would make no sense any more
+  bool retried;               // HTTP: the request was started a second time, since nothing of the first was taken
+  uint64_t sent_at_read;      // WebSocket: what had been read when the running request was sent
+  nsec deadline;              // of the running request
+  nsec paused;                // since when its reply is not read; 0: it is
+  struct timer timer;         // set for `deadline` or an earlier one
+  struct turn_end freeing;    // what is up the stack may still look at a link that is gone
   struct http_request *http;  // a GET that runs
   struct http_request *steps; // for all POSTs, one after the other
   struct endpoint ep;         // HTTP only, as the rest
