@@ -11,9 +11,9 @@
 // Ids are random, so the simplest hash will do; the default one falls through switch labels, which clang warns of.
 #define HASH_FUNCTION HASH_FNV
 #include <uthash.h>
-// Ten sessions share a bucket by uthash's default; each that a search passes by is a cache miss or two.
+// By its default a table of uthash grows when a bucket has ten sessions, and each that a search passes by is a cache miss or two.
 #undef HASH_BKT_CAPACITY_THRESH
-#define HASH_BKT_CAPACITY_THRESH 2U
+#define HASH_BKT_CAPACITY_THRESH 6U
 
 #include "auth/auth.h"
 #include "pool/pool.h"
