@@ -7,6 +7,7 @@
 #include "api/control.h"
 #include "api/episodes.h"
 #include "api/forward.h"
+#include "api/mcp.h"
 #include "api/payload.h"
 #include "base/id.h"
 #include "config/inline.h"
@@ -525,5 +526,7 @@ const struct rpc_handler session_handlers[] = {
     {.path = PATH("StepBatch"), .route = batch_route, .start = batch_start, .deadline = batch_deadline, .cancel = batch_cancel},
     {.path = PATH("ResetBatch"), .route = batch_route, .start = batch_start, .deadline = batch_deadline, .cancel = batch_cancel},
     {.path = PATH("GetState"), .route = episode_route, .start = get_state_start, .cancel = episode_cancel},
+    {.path = PATH("ListTools"), .route = mcp_route, .start = list_tools_start, .cancel = mcp_cancel},
+    {.path = PATH("CallTool"), .route = mcp_route, .start = call_tool_start, .cancel = mcp_cancel},
     {.path = NULL},
 };

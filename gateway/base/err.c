@@ -52,6 +52,7 @@ __attribute__((format(printf, 4, 0))) static void fill(struct err *e, enum code 
   e->code = code;
   e->reason = reason;
   e->retry_after_ms = 0;
+  e->jsonrpc_code = 0;
   e->field[0] = '\0';
   trim_cut_character(e->msg, sizeof e->msg, vsnprintf(e->msg, sizeof e->msg, fmt, ap));
 }

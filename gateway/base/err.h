@@ -61,6 +61,9 @@ enum code {
   X(STEP_NOT_STARTED, "The deadline passed before the call began. It will not run; send it again.")                  \
   X(REPLIES_UNREAD, "The caller took nothing of the large replies that wait for it.")                                \
   X(DEADLINE, "The deadline passed.")                                                                                \
+  X(TOOLS_NOT_SUPPORTED, "The environment has no tools, or its worker's OpenEnv is older than 0.2.3.")                      \
+  X(TOOL_NOT_FOUND, "The environment has no tool of that name.")                                                    \
+  X(TOOL_FAILED, "The worker answered the tool's call with a JSON-RPC error; ErrorInfo's metadata has its code.")     \
   X(CANCELLED, "The caller went away or cancelled.")                                                                 \
   X(EPISODE_MISMATCH, "The session is in another episode than episode_id says.")                                     \
   X(STEP_INDEX_MISMATCH, "The session's next step is another than step_index says.")                                 \
@@ -80,6 +83,7 @@ struct err {
   enum code code;
   const char *reason;      // one of REASON_…; NULL: none
   uint32_t retry_after_ms; // for google.rpc.RetryInfo; 0: none
+  int32_t jsonrpc_code;    // of a JSON-RPC error, for ErrorInfo's metadata; 0: none
   char field[160];         // for google.rpc.BadRequest: the path of the field; "": none
   char msg[2048];          // UTF-8
 };
@@ -90,6 +94,7 @@ static inline void err_clear(struct err *e)
   e->code = CODE_OK;
   e->reason = (void *)0;
   e->retry_after_ms = 0;
+  e->jsonrpc_code = 0;
   e->field[0] = e->msg[0] = '\0';
 }
 

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // google.rpc.Status of an error: https://cloud.google.com/apis/design/errors and google/rpc/error_details.proto.
+#include <stdio.h>
+
 #include "google/rpc/error_details.pb-c.h"
 #include "google/rpc/status.pb-c.h"
 #include "rpc/rpc.h"
@@ -67,6 +69,16 @@ static Google__Rpc__Status *make_status(const char *domain, const struct call_ex
     google__rpc__error_info__init(&info);
     info.reason = unconst(e->reason);
     info.domain = unconst(domain);
+    char code[16];
+    Google__Rpc__ErrorInfo__MetadataEntry entry, *entries = &entry;
+    if (e->jsonrpc_code) {
+      snprintf(code, sizeof code, "%d", (int)e->jsonrpc_code);
+      google__rpc__error_info__metadata_entry__init(&entry);
+      entry.key = unconst("jsonrpc_code");
+      entry.value = code;
+      info.n_metadata = 1;
+      info.metadata = &entries;
+    }
     if (!add_detail(status, &info.base, a))
       return NULL;
   }

@@ -35,6 +35,7 @@ struct outcome {
   struct shared *bytes; // the worker's message, into which the spans point; NULL with err
   struct err *err;      // what went wrong, or NULL; then the following holds
   struct str observation, metadata, state;
+  struct str raw; // of the worker's message, also with err; see struct worker_reply. "": there is none
   double reward;
   bool has_reward, done, has_terminated, terminated, has_truncated, truncated;
   int64_t step_index;

@@ -255,6 +255,9 @@ static struct work *work_new(struct session *s, struct waiter *w, uint64_t hash)
 static bool may_begin(const struct session *s, const struct waiter *w, struct err *e)
 {
   struct str episode = str_c(session_episode(s));
+  if (w->request.op == OP_MCP && s->dialect == DIALECT_HTTP)
+    return err_set(e, CODE_UNIMPLEMENTED, REASON_TOOLS_NOT_SUPPORTED,
+                   "the worker has no MCP: it speaks plain HTTP (openenv-core 0.1); OpenEnv 0.2.3 and later have tools");
   if (w->episode_id.n && !str_eq(w->episode_id, episode))
     return err_set(e, CODE_FAILED_PRECONDITION, REASON_EPISODE_MISMATCH, "the session is in episode \"%.*s\", not in \"%.*s\"", STR_ARG(episode),
                    STR_ARG(w->episode_id));
@@ -340,6 +343,7 @@ static struct outcome *outcome_new(const struct session *s, const struct work *w
       o->episode_id = o->episode->buf.p;
     }
   }
+  o->raw = reply->raw;
   o->bytes = shared_ref(bytes);
   return o;
 }

@@ -57,8 +57,8 @@ int protocol_ws_request(const struct worker_request *q, struct buf *own, struct 
     pieces[0] = STR("{\"type\":\"state\"}");
     return 1;
   }
-  if (q->op == OP_STEP) {
-    pieces[0] = STR("{\"type\":\"step\",\"data\":");
+  if (q->op == OP_STEP || q->op == OP_MCP) {
+    pieces[0] = q->op == OP_STEP ? STR("{\"type\":\"step\",\"data\":") : STR("{\"type\":\"mcp\",\"data\":");
     pieces[1] = q->action;
     pieces[2] = STR("}");
     return 3;
@@ -85,6 +85,8 @@ bool protocol_http_request(const struct worker_request *q, const char **method, 
   case OP_RESET:
     *path = "/reset";
     break;
+  case OP_MCP: // not for this dialect
+    return false;
   }
   struct str members = object_members(q->options);
   return buf_char(body, '{') && buf_str(body, members) && add_reset_members(q, members.n > 0, body) && buf_char(body, '}');
@@ -216,6 +218,7 @@ static void broken(struct worker_reply *reply, const char *what)
 {
   reply->kind = REPLY_ERROR;
   reply->session_ended = true;
+  reply->raw = STR("");
   err_set(&reply->err, CODE_ABORTED, REASON_WORKER_PROTOCOL, "the worker broke OpenEnv's protocol: %s", what);
 }
 
@@ -238,6 +241,14 @@ static bool read_reward(const struct value *v, struct worker_reply *reply)
   else
     return false;
   return true;
+}
+
+static void read_mcp(const struct fields *f, struct worker_reply *reply)
+{
+  if (is_type(&f->whole, JSON_OBJECT))
+    reply->kind = REPLY_MCP;
+  else
+    broken(reply, "a JSON-RPC response is no object");
 }
 
 static void find_episode_id(const struct fields *f, struct worker_reply *reply)
@@ -454,6 +465,8 @@ static void by_code(enum worker_op op, const struct fields *f, struct str text, 
   } else if (string_is(code, STR("SESSION_ERROR"))) {
     reply->session_ended = true;
     err_set(&reply->err, CODE_ABORTED, REASON_SESSION_LOST, "the worker gave the session up: %.*s", STR_ARG(text));
+  } else if (string_is(code, STR("UNKNOWN_TYPE")) && op == OP_MCP) {
+    err_set(&reply->err, CODE_UNIMPLEMENTED, REASON_TOOLS_NOT_SUPPORTED, "the worker has no MCP: its OpenEnv is older than 0.2.3");
   } else if (string_is(code, STR("UNKNOWN_TYPE"))) {
     err_set(&reply->err, CODE_UNIMPLEMENTED, REASON_WORKER_PROTOCOL, "the worker does not know this request: %.*s", STR_ARG(text));
   } else {
@@ -475,7 +488,7 @@ static struct str message_text(const struct value *v, struct buf *space)
 static void begin(struct worker_reply *r)
 {
   r->kind = REPLY_ERROR;
-  r->observation = r->metadata = r->state = r->episode_id = STR("");
+  r->raw = r->observation = r->metadata = r->state = r->episode_id = STR("");
   r->has_reward = r->done = r->has_terminated = r->terminated = r->has_truncated = r->truncated = false;
   r->session_ended = r->capacity = false;
   r->reward = 0;
@@ -505,13 +518,18 @@ void protocol_ws_reply(enum worker_op op, struct str message, int max_depth, str
   init_json(&j, message, max_depth, 2);
   if (!read_message(&j, &type, &data)) {
     bad_json(&j, reply);
-  } else if (string_is(&type, STR("error"))) {
+    return;
+  }
+  reply->raw = data.whole.span;
+  if (string_is(&type, STR("error"))) {
     struct buf space = {0};
     by_code(op, &data, message_text(&data.message, &space), max_depth, reply);
     buf_free(&space);
   } else if (op == OP_STATE && string_is(&type, STR("state"))) {
     read_state(&data, reply);
-  } else if (op != OP_STATE && string_is(&type, STR("observation"))) {
+  } else if (op == OP_MCP && string_is(&type, STR("mcp"))) {
+    read_mcp(&data, reply);
+  } else if ((op == OP_RESET || op == OP_STEP) && string_is(&type, STR("observation"))) {
     read_observation(&data, reply);
   } else {
     broken(reply, "a reply is of another type than the request");
@@ -557,6 +575,7 @@ static void http_error(enum worker_op op, int status, struct str body, int max_d
 void protocol_http_reply(enum worker_op op, int status, struct str body, int max_depth, struct worker_reply *reply)
 {
   begin(reply);
+  reply->raw = body;
   if (status != 200) {
     http_error(op, status, body, max_depth, reply);
     return;

@@ -12,12 +12,12 @@ enum worker_dialect {
   DIALECT_HTTP, // openenv-core 0.1.x: the worker is one session, over plain HTTP
 };
 
-enum worker_op { OP_RESET, OP_STEP, OP_STATE };
+enum worker_op { OP_RESET, OP_STEP, OP_STATE, OP_MCP };
 
 // What a call asks of the worker.
 struct worker_request {
   enum worker_op op;
-  struct str action; // OP_STEP: one valid JSON value, sent as it is
+  struct str action; // OP_STEP: one valid JSON value, sent as it is. OP_MCP: a JSON-RPC request, a valid JSON object; not for plain HTTP
   bool has_seed;     // OP_RESET …
   int64_t seed;
   struct str episode_id;       // "": the worker chooses
@@ -26,9 +26,12 @@ struct worker_request {
 };
 
 // What came back. Spans point into the reply's bytes.
-enum worker_reply_kind { REPLY_OBSERVATION, REPLY_STATE, REPLY_ERROR };
+enum worker_reply_kind { REPLY_OBSERVATION, REPLY_STATE, REPLY_MCP, REPLY_ERROR };
 struct worker_reply {
   enum worker_reply_kind kind;
+  // What the worker said, whatever it is: a WebSocket message's `data`, or the whole body of an HTTP reply. Valid JSON, but for an error's body. "": a message
+  // that made no sense. REPLY_MCP: a JSON-RPC response, an object.
+  struct str raw;
   struct str observation, metadata; // JSON; metadata may be ""
   bool has_reward;
   double reward;

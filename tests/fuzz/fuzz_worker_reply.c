@@ -32,6 +32,9 @@ static void check(const struct worker_reply *r, struct str text)
   require((r->kind == REPLY_ERROR) == (r->err.code != CODE_OK));
   require(r->kind != REPLY_OBSERVATION || r->observation.n);
   require(r->kind != REPLY_STATE || r->state.n);
+  if (r->kind != REPLY_ERROR)
+    check_span(r->raw, text);
+  require(r->kind != REPLY_MCP || r->raw.n);
   require(utf8_valid(r->err.msg, strlen(r->err.msg)) && utf8_valid(r->err.field, strlen(r->err.field)));
 }
 
@@ -40,12 +43,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
   static const int statuses[] = {200, 422, 500, 404};
   if (!n)
     return 0;
-  enum worker_op op = (enum worker_op)(data[0] % 3);
+  enum worker_op op = (enum worker_op)(data[0] % 4);
   struct str text = {(const char *)data + 1, n - 1};
   static struct worker_reply reply;
   protocol_ws_reply(op, text, JSON_DEPTH, &reply);
   check(&reply, text);
-  protocol_http_reply(op, statuses[data[0] / 3 % 4], text, JSON_DEPTH, &reply);
+  protocol_http_reply(op, statuses[data[0] / 4 % 4], text, JSON_DEPTH, &reply);
   check(&reply, text);
   return 0;
 }

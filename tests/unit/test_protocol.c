@@ -35,6 +35,7 @@ static void ws_requests(void **state)
   (void)state;
   expect_ws(&(struct worker_request){.op = OP_STATE}, "{\"type\":\"state\"}");
   expect_ws(&(struct worker_request){.op = OP_STEP, .action = STR(" {\"a\": 1}")}, "{\"type\":\"step\",\"data\": {\"a\": 1}}");
+  expect_ws(&(struct worker_request){.op = OP_MCP, .action = STR("{\"id\":1}")}, "{\"type\":\"mcp\",\"data\":{\"id\":1}}");
   expect_ws(&(struct worker_request){.op = OP_RESET}, "{\"type\":\"reset\",\"data\":{}}");
   expect_ws(&(struct worker_request){.op = OP_RESET, .options = STR(" { } ")}, "{\"type\":\"reset\",\"data\":{}}");
   expect_ws(&(struct worker_request){.op = OP_RESET, .has_seed = true, .seed = INT64_MIN},
@@ -183,6 +184,36 @@ static void states(void **state)
   assert_span(r.episode_id, "e\\n");
   assert_int_equal(http(OP_STATE, 200, " {} ").kind, REPLY_STATE);
   assert_int_equal(http(OP_STATE, 200, "[]").kind, REPLY_ERROR);
+}
+
+static void tools(void **state)
+{
+  (void)state;
+  struct worker_reply r = ws(OP_MCP, "{\"type\":\"mcp\",\"data\": {\"jsonrpc\":\"2.0\",\"id\":1,\"result\":{\"tools\":[]}} }");
+  assert_int_equal(r.kind, REPLY_MCP);
+  assert_span(r.raw, "{\"jsonrpc\":\"2.0\",\"id\":1,\"result\":{\"tools\":[]}}");
+  assert_true(ws(OP_MCP, "{\"type\":\"mcp\",\"data\":[]}").err.reason == REASON_WORKER_PROTOCOL);
+  assert_true(ws(OP_MCP, "{\"type\":\"mcp\"}").err.reason == REASON_WORKER_PROTOCOL);
+  assert_true(ws(OP_MCP, "{\"type\":\"observation\",\"data\":{\"observation\":1}}").err.reason == REASON_WORKER_PROTOCOL);
+  r = ws(OP_MCP, "{\"type\":\"error\",\"data\":{\"message\":\"Unknown message type: mcp\",\"code\":\"UNKNOWN_TYPE\"}}");
+  assert_true(r.err.code == CODE_UNIMPLEMENTED && r.err.reason == REASON_TOOLS_NOT_SUPPORTED && !r.session_ended);
+  struct buf body = {0};
+  const char *method, *path;
+  assert_false(protocol_http_request(&(struct worker_request){.op = OP_MCP, .action = STR("{}")}, &method, &path, &body));
+}
+
+// What the worker said is there as it was, also where it is an error.
+static void raw(void **state)
+{
+  (void)state;
+  assert_span(ws(OP_STEP, "{\"type\":\"observation\",\"data\":{\"observation\":1, \"reward\": 1.0}}").raw, "{\"observation\":1, \"reward\": 1.0}");
+  assert_span(ws(OP_STATE, "{\"data\":{\"x\":1},\"type\":\"state\"}").raw, "{\"x\":1}");
+  assert_span(ws(OP_STEP, "{\"type\":\"error\",\"data\":{\"code\":\"EXECUTION_ERROR\",\"message\":\"m\"}}").raw,
+              "{\"code\":\"EXECUTION_ERROR\",\"message\":\"m\"}");
+  assert_span(ws(OP_STEP, "{\"type\":\"observation\",\"data\":{}}").raw, "");
+  assert_span(http(OP_STEP, 200, "{\"observation\":1}").raw, "{\"observation\":1}");
+  assert_span(http(OP_STEP, 422, "{\"detail\":\"nope\"}").raw, "{\"detail\":\"nope\"}");
+  assert_span(http(OP_STEP, 200, "oops").raw, "");
 }
 
 static void what_breaks_the_protocol(void **state)
@@ -347,6 +378,8 @@ int main(void)
       cmocka_unit_test(repeated_keys),
       cmocka_unit_test(flags_of_the_reply_win_over_its_metadata),
       cmocka_unit_test(states),
+      cmocka_unit_test(tools),
+      cmocka_unit_test(raw),
       cmocka_unit_test(what_breaks_the_protocol),
       cmocka_unit_test(depth),
       cmocka_unit_test(validation_errors),
