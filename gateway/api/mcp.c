@@ -57,6 +57,12 @@ static const char *text_of(struct str value, struct arena *a)
   return copy;
 }
 
+// Whether a value begins so, which tells its type.
+static bool begins(struct str value, char c)
+{
+  return value.n && value.p[0] == c;
+}
+
 static bool is(struct str value, const char *json)
 {
   return str_eq(value, str_c(json));
@@ -111,14 +117,14 @@ static bool tool_fill(const struct payload_scope *scope, Envgate__V1__PayloadFor
   return payload_write(scope, is(json, "null") ? STR("") : json, format, schema, &tool->input_schema, e);
 }
 
-static bool tools_fill(const struct payload_scope *scope, Envgate__V1__PayloadFormat format, struct str result,
-                       Envgate__V1__ListToolsResponse *reply, struct err *e)
+static bool tools_fill(const struct payload_scope *scope, Envgate__V1__PayloadFormat format, struct str result, Envgate__V1__ListToolsResponse *reply,
+                       struct err *e)
 {
   struct member m[] = {{STR("tools"), {0}}};
-  if (result.p[0] == '{')
+  if (begins(result, '{'))
     read_members(result, m, 1);
   struct str tools = m[0].value, tool;
-  if (!tools.n || tools.p[0] != '[')
+  if (!begins(tools, '['))
     return err_set(e, CODE_INTERNAL, REASON_WORKER_PROTOCOL, "the worker's list of tools is none");
   struct json j;
   size_t n = 0;
@@ -131,7 +137,7 @@ static bool tools_fill(const struct payload_scope *scope, Envgate__V1__PayloadFo
     return err_nomem(e);
   json_init(&j, tools, JSON_DEPTH_MAX);
   for (json_enter_array(&j); json_next_item(&j) && json_skip(&j, &tool);) {
-    if (tool.p[0] != '{')
+    if (!begins(tool, '{'))
       return err_set(e, CODE_INTERNAL, REASON_WORKER_PROTOCOL, "the worker's list of tools has something else in it");
     reply->tools[reply->n_tools] = &at[reply->n_tools];
     if (!tool_fill(scope, format, tool, &at[reply->n_tools++], e))
@@ -148,7 +154,7 @@ static void reply_tools(struct mcp_call *mc, struct str response)
   envgate__v1__list_tools_response__init(&reply);
   reply.session = unconst(session_name(c));
   struct err e;
-  struct str result;
+  struct str result = {0};
   if (read_response(response, scope.arena, &result, &e) && tools_fill(&scope, mc->format, result, &reply, &e))
     rpc_finish(c, &reply.base, NULL);
   else
@@ -161,7 +167,7 @@ static void reply_tools(struct mcp_call *mc, struct str response)
 static bool is_error(struct str result)
 {
   struct member m[] = {{STR("isError"), {0}}, {STR("is_error"), {0}}, {STR("tool_name"), {0}}, {STR("error"), {0}}};
-  if (result.p[0] != '{')
+  if (!begins(result, '{'))
     return false;
   read_members(result, m, sizeof m / sizeof *m);
   return is(m[0].value, "true") || is(m[1].value, "true") || (m[2].value.n && m[3].value.n && !is(m[3].value, "null"));
@@ -170,7 +176,7 @@ static bool is_error(struct str result)
 bool call_tool_reply_fill(struct call_tool_reply *reply, const struct payload_scope *scope, Envgate__V1__PayloadFormat format, const char *session,
                           struct str response, struct err *e)
 {
-  struct str result;
+  struct str result = {0};
   envgate__v1__call_tool_response__init(&reply->response);
   if (!read_response(response, scope->arena, &result, e))
     return false;
@@ -271,8 +277,9 @@ bool call_tool_read(const struct payload_scope *scope, const Envgate__V1__CallTo
     return err_field(e, REASON_INVALID_REQUEST, "arguments", "arguments must be a JSON object");
   struct buf text = {0};
   char *copy = NULL;
-  if (buf_str(&text, STR("{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"tools/call\",\"params\":{\"name\":")) && buf_json_string(&text, str_c(q->tool)) &&
-      buf_str(&text, STR(",\"arguments\":")) && buf_str(&text, arguments.n ? arguments : STR("{}")) && buf_str(&text, STR("}}")))
+  if (buf_str(&text, STR("{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"tools/call\",\"params\":{\"name\":")) &&
+      buf_json_string(&text, str_c(q->tool)) && buf_str(&text, STR(",\"arguments\":")) && buf_str(&text, arguments.n ? arguments : STR("{}")) &&
+      buf_str(&text, STR("}}")))
     copy = arena_dup(scope->arena, buf_view(&text));
   w->request.action = (struct str){copy, text.n};
   buf_free(&text);

@@ -61,9 +61,9 @@ enum code {
   X(STEP_NOT_STARTED, "The deadline passed before the call began. It will not run; send it again.")                  \
   X(REPLIES_UNREAD, "The caller took nothing of the large replies that wait for it.")                                \
   X(DEADLINE, "The deadline passed.")                                                                                \
-  X(TOOLS_NOT_SUPPORTED, "The environment has no tools, or its worker's OpenEnv is older than 0.2.3.")                      \
-  X(TOOL_NOT_FOUND, "The environment has no tool of that name.")                                                    \
-  X(TOOL_FAILED, "The worker answered the tool's call with a JSON-RPC error; ErrorInfo's metadata has its code.")     \
+  X(TOOLS_NOT_SUPPORTED, "The environment has no tools, or its worker's OpenEnv is older than 0.2.3.")               \
+  X(TOOL_NOT_FOUND, "The environment has no tool of that name.")                                                     \
+  X(TOOL_FAILED, "The worker answered the tool's call with a JSON-RPC error; ErrorInfo's metadata has its code.")    \
   X(CANCELLED, "The caller went away or cancelled.")                                                                 \
   X(EPISODE_MISMATCH, "The session is in another episode than episode_id says.")                                     \
   X(STEP_INDEX_MISMATCH, "The session's next step is another than step_index says.")                                 \
