@@ -19,6 +19,7 @@
 #include "front/http.h"
 #include "front/listener.h"
 #include "front/tls.h"
+#include "front/websocket.h"
 #include "pool/pool.h"
 #include "runtime/log.h"
 #include "session/session.h"
@@ -84,7 +85,7 @@ static void on_drained(struct reactor *r, struct task *t)
 // A session's calls may have other reactors as their home, so sessions stay until no reactor has calls.
 static bool calls_anywhere(struct reactor_thread *rt)
 {
-  bool has = rpc_calls(&rt->reactor) > 0;
+  bool has = rpc_calls(&rt->reactor) > 0 || websockets_open(&rt->reactor) > 0;
   if (has != rt->counted_busy)
     atomic_fetch_add(&rt->gateway->busy, has ? 1 : -1);
   rt->counted_busy = has;
@@ -100,7 +101,7 @@ static void drain_poll(struct timer *t)
   bool quiet = rpc_calls(r) == 0 && sessions_gone(r);
   if (quiet && !rt->last_bytes)
     rt->last_bytes = r->now + LAST_BYTES_MS * NSEC_PER_MS;
-  if (quiet && ((!http_front_count(r) && !grpc_front_count(r) && !tls_count(r)) || r->now >= rt->last_bytes)) {
+  if (quiet && ((!http_front_count(r) && !grpc_front_count(r) && !websockets_count(r) && !tls_count(r)) || r->now >= rt->last_bytes)) {
     rt->drained.run = on_drained;
     reactor_post(r->all[0], &rt->drained);
     return;
@@ -129,6 +130,7 @@ static void drain_reactor(struct reactor *r, struct task *t)
     control_drain(r);
   grpc_front_drain(r);
   http_front_drain(r);
+  websockets_drain(r);
   r->drain_end = nsec_add(r->now, patience(r->config));
   r->kill_at = nsec_add(r->now, nsec_from_s(r->config->shutdown_grace_s));
   rt->drain_poll.fire = drain_poll;
@@ -174,7 +176,7 @@ static bool ready(struct reactor *r, struct buf *why)
   return fit;
 }
 
-static const struct http_site site = {.routes = http_routes, .ready = ready};
+static const struct http_site site = {.routes = http_routes, .sockets = http_sockets, .ready = ready};
 
 // All services' handlers in one list.
 static struct rpc_handler *join_handlers(void)
@@ -220,7 +222,7 @@ static bool start_reactor(struct gateway *g, int index, struct err *e)
   r->config = g->config;
   r->busy_poll = (nsec)g->config->busy_poll_us * NSEC_PER_US;
   if (!metrics_init(&rt->metrics, envgate_api.method_count) || !http_client_init(r) || !sessions_init(r) || !rpc_init(r, &envgate_api, g->handlers) ||
-      !http_front_init(r, &site) || !health_init(r))
+      !http_front_init(r, &site) || !websockets_init(r) || !health_init(r))
     return err_nomem(e);
   if (index == 0 && !control_init(r))
     return err_nomem(e);
@@ -238,6 +240,7 @@ static void free_reactor(struct reactor_thread *rt)
   tls_stop(r);
   grpc_front_free(r);
   http_front_free(r);
+  websockets_free(r);
   tls_free(r);
   health_free(r);
   control_free(r);

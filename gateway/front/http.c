@@ -11,6 +11,7 @@
 // whole request, so until then what is answered waits here.
 #include "front/http.h"
 
+#include <fcntl.h>
 #include <limits.h>
 #include <microhttpd.h>
 #include <netinet/in.h>
@@ -67,6 +68,8 @@ struct conn {
   bool close; // after the answer
   int status;
   struct MHD_Response *response; // the answer, until it is queued
+  struct http_takeover takeover; // it upgrades; `lost` is NULL when it does not, or has
+  bool upgraded;                 // the socket is another's now
   struct buf pieces;             // of an answer that comes so, not yet sent
   size_t pieces_at;
   bool drained;       // suspended, as there are none
@@ -333,6 +336,37 @@ static void on_abort(struct http_request *q)
   read_on(conn_of(q));
 }
 
+// libmicrohttpd has sent the answer. It gets its descriptor back to close; the socket lives on under another, and all that libmicrohttpd keeps for a connection
+// is freed.
+static void on_upgraded(void *ctx, struct MHD_Connection *mhd, void *request_ctx, const char *rest, size_t n, MHD_socket fd,
+                        struct MHD_UpgradeResponseHandle *handle)
+{
+  (void)mhd, (void)request_ctx;
+  struct conn *conn = ctx;
+  struct http_takeover to = conn->takeover;
+  int own = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+  io_close(conn->hangup);
+  conn->hangup = NULL;
+  list_remove(&conn->hung_up_link);
+  timer_unset(conn->front->r, &conn->timer);
+  conn->takeover.lost = NULL;
+  conn->upgraded = true;
+  conn->front->more = true;
+  if (own >= 0)
+    to.taken(to.ctx, own, (struct str){rest, n}, &conn->peer);
+  else
+    to.lost(to.ctx);
+  MHD_upgrade_action(handle, MHD_UPGRADE_ACTION_CLOSE);
+  turn_end_add(conn->front->r, &conn->front->run);
+}
+
+static void on_upgrade(struct http_request *q, const struct http_head *head, const struct http_takeover *to)
+{
+  struct conn *conn = conn_of(q);
+  conn->takeover = *to;
+  set_response(conn, head, MHD_create_response_for_upgrade(on_upgraded, conn));
+}
+
 // Before the request is whole nothing can be sent, and it must not wait for that.
 static size_t on_queued(const struct http_request *q)
 {
@@ -405,6 +439,7 @@ static const struct http_carrier carrier = {
     .piece = on_piece,
     .end = on_end,
     .abort = on_abort,
+    .upgrade = on_upgrade,
     .queued = on_queued,
     .consumed = on_consumed,
 };
@@ -424,6 +459,9 @@ static void request_clear(struct conn *conn)
   struct http_request *q = &conn->request;
   end_wait(conn);
   http_request_close(q);
+  if (conn->takeover.lost)
+    conn->takeover.lost(conn->takeover.ctx);
+  conn->takeover = (struct http_takeover){0};
   if (conn->response)
     MHD_destroy_response(conn->response);
   conn->response = NULL;
@@ -625,6 +663,8 @@ static void on_completed(void *ctx, struct MHD_Connection *mhd, void **request_c
   if (!conn)
     return;
   request_clear(conn);
+  if (conn->upgraded)
+    return;
   conn->served = true;
   conn->since = conn->front->r->now;
   be_patient(conn, conn->front->r->config->idle_connection_s);
@@ -743,7 +783,7 @@ static struct MHD_Daemon *start_daemon(struct http_front *f)
 {
   const struct config *c = f->r->config;
   double idle = c->idle_connection_s < 1 ? 1 : c->idle_connection_s;
-  return MHD_start_daemon(MHD_USE_NO_LISTEN_SOCKET | MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME, 0, NULL, NULL, on_request, f,
+  return MHD_start_daemon(MHD_USE_NO_LISTEN_SOCKET | MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_ALLOW_UPGRADE, 0, NULL, NULL, on_request, f,
                           MHD_OPTION_CONNECTION_LIMIT, (unsigned)c->max_connections,                                  //
                           MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)c->max_header_bytes + POOL_SLACK,               //
                           MHD_OPTION_CONNECTION_TIMEOUT, idle > INT_MAX ? (unsigned)INT_MAX : (unsigned)(idle + 0.5), //
@@ -805,7 +845,7 @@ void http_front_drain(struct reactor *r)
   f->draining = true;
   LIST_EACH (node, &f->conns) {
     const struct conn *conn = CONTAINER_OF(node, struct conn, link);
-    if (conn->stage == STAGE_IDLE)
+    if (conn->stage == STAGE_IDLE && !conn->upgraded)
       shutdown(conn->fd, SHUT_RDWR); // libmicrohttpd sees the end and closes it
   }
 }

@@ -4,6 +4,7 @@
 
 #include <assert.h>
 
+#include "auth/auth.h"
 #include "config/config.h"
 #include "front/connect_wire.h"
 #include "front/http_cors.h"
@@ -66,6 +67,8 @@ void http_request_start(struct http_request *q)
     q->protocol = &route_protocol;
     return;
   }
+  if (http_socket_start(q))
+    return;
   struct call *c = http_call(q, &http_rest_front, CODEC_REST, "http");
   if (!c)
     return;
@@ -192,6 +195,30 @@ struct call *http_call(struct http_request *q, const struct call_front *front, e
   c->codec = codec;
   c->protocol = protocol;
   return c;
+}
+
+// The caller's Authorization; two of them are a way to have two readers see two callers.
+static bool one_authorization(const struct header *headers, size_t n, struct str *value, struct err *e)
+{
+  *value = STR("");
+  for (size_t i = 0; i < n; i++) {
+    if (!str_eq(headers[i].name, STR("authorization")))
+      continue;
+    if (value->n)
+      return err_set(e, CODE_UNAUTHENTICATED, REASON_CREDENTIALS_UNKNOWN, "there is more than one authorization");
+    *value = headers[i].value;
+  }
+  return true;
+}
+
+bool http_may(struct http_request *q, const struct header *headers, size_t n, unsigned scopes, struct identity *who)
+{
+  struct str authorization;
+  struct err e;
+  if (one_authorization(headers, n, &authorization, &e) && auth_check(q->r, q->peer, authorization, scopes, who, &e))
+    return true;
+  http_answer_error(q, NULL, &e);
+  return false;
 }
 
 void http_put(struct http_head *head, const char *name, const char *value)

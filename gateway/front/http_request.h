@@ -12,6 +12,7 @@
 #include "base/buf.h"
 #include "base/splice.h"
 #include "front/grpc_web_wire.h"
+#include "auth/peer.h"
 #include "front/grpc_wire.h"
 #include "front/http_site.h"
 #include "rpc/rpc.h"
@@ -27,6 +28,14 @@ struct http_head {
   const struct headers *more; // NULL: none
 };
 
+// Who takes a connection over that has been upgraded. Exactly one of the two is called, never inside upgrade().
+struct http_takeover {
+  // The socket, which is the callee's to close, what has been read of it already (valid until it returns), and the peer, which is moved out of.
+  void (*taken)(void *ctx, int fd, struct str rest, struct peer *peer);
+  void (*lost)(void *ctx); // the caller is gone, or out of memory
+  void *ctx;
+};
+
 struct http_carrier {
   // Copies the request's header fields, names in lower case. False when out of memory.
   bool (*headers)(struct http_request *q, struct arena *a, const struct header **headers, size_t *n);
@@ -40,6 +49,8 @@ struct http_carrier {
   void (*end)(struct http_request *q);
   // The answer can't go on: ends it so that its reader sees it is not whole.
   void (*abort)(struct http_request *q);
+  // Answers with 101 and lets go of the connection. NULL: this carrier can't.
+  void (*upgrade)(struct http_request *q, const struct http_head *head, const struct http_takeover *to);
   // How many bytes of the answer wait to be sent.
   size_t (*queued)(const struct http_request *q);
   // So many bytes of the body have been taken care of, and as many more may come.
@@ -64,6 +75,7 @@ struct http_request {
 
   const struct http_protocol *protocol; // NULL: the answer has been given, and what comes is dropped
   const struct http_route *route;
+  const struct http_socket *socket;
   bool rpc;      // it speaks an RPC protocol, or tries: what HTTP has to say of it is a plain text, which none of them takes for an error of its own
   bool answered; // or the answer has begun
 
@@ -114,6 +126,9 @@ void http_put(struct http_head *head, const char *name, const char *value);
 // Answers with what a failed call says: as google.aip.dev/193 has it, or as a plain text (q->rpc).
 void http_answer_error(struct http_request *q, const struct call *c, const struct err *e);
 
+// Whether the caller may do what takes one of `scopes`, by the request's headers; nobody in `who` without auth. False: the answer has been given.
+bool http_may(struct http_request *q, const struct header *headers, size_t n, unsigned scopes, struct identity *who);
+
 // Answers with bytes that stay.
 void http_answer_text(struct http_request *q, int status, const char *content_type, struct str body);
 
@@ -126,5 +141,7 @@ extern const struct call_front http_rest_front; // errors as REST has them
 void http_rest_start(struct http_request *q);
 void http_connect_start(struct http_request *q);
 void http_stream_start(struct http_request *q);
+// websocket.c. False: the path is none of a WebSocket's, and nothing has been done.
+bool http_socket_start(struct http_request *q);
 
 #endif

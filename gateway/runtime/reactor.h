@@ -80,6 +80,7 @@ struct reactor {
   struct rpc *rpc;
   struct grpc_front *grpc_front;
   struct http_front *http_front;
+  struct websocket_front *websockets;
   struct auth *auth;     // NULL: everybody may do everything
   struct tls_front *tls; // NULL: no TLS
   struct listener *listener;

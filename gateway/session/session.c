@@ -122,6 +122,7 @@ static void free_session(struct turn_end *t)
   free(s->request_id);
   pairs_free(&s->headers);
   shared_unref(s->episode);
+  shared_unref(s->last_words);
   free(s->err);
   env_release(s->env);
   free(s);
@@ -181,6 +182,11 @@ static void end_session(struct session *s, const struct err *e)
     w->ready(w, NULL, e);
   }
   answer_askers(s, NULL, e);
+  while ((node = list_pop(&s->holds))) {
+    struct session_hold *h = CONTAINER_OF(node, struct session_hold, link);
+    h->session = NULL;
+    h->ended(h, e);
+  }
   if (s->owner)
     quota_give_session(&s->owner->quota);
   t->unfreed++;
@@ -244,6 +250,8 @@ static void on_expiry(struct timer *timer)
     renew(s);
     if (s->idle_timeout_s > 0)
       s->idle_due = nsec_add(now, nsec_from_s(s->idle_timeout_s));
+  } else if (s->keepers) {
+    renew(s);
   }
   nsec due = s->lease_due < s->idle_due ? s->lease_due : s->idle_due;
   if (due > now) {
@@ -324,6 +332,8 @@ static void on_reply(void *ctx, struct worker_reply *reply, struct shared *bytes
     }
   } else if (!reply->session_ended) {
     work_reply(s, reply, bytes);
+  } else if (s->dialect == DIALECT_WS && reply->err.reason != REASON_WORKER_PROTOCOL && !s->last_words) {
+    s->last_words = shared_ref(bytes);
   }
   shared_unref(bytes); // with session_ended the end follows, and tells the callers
 }
@@ -434,6 +444,7 @@ static struct session *session_new(struct reactor *r, const struct session_spec 
   s->idle_due = s->idle_timeout_s > 0 ? nsec_add(r->now, nsec_from_s(s->idle_timeout_s)) : NSEC_NEVER;
   list_init(&s->creators);
   list_init(&s->askers);
+  list_init(&s->holds);
   list_init(&s->queue);
   s->expiry.fire = on_expiry;
   make_id(s);
@@ -563,6 +574,22 @@ void session_hand_out(struct session_waiter *w)
   renew(s);
 }
 
+void session_hold(struct session *s, struct session_hold *h)
+{
+  h->session = s;
+  list_append(&s->holds, &h->link);
+  s->keepers += h->keeps;
+}
+
+void session_release(struct session_hold *h)
+{
+  if (!h->session)
+    return;
+  list_remove(&h->link);
+  h->session->keepers -= h->keeps;
+  h->session = NULL;
+}
+
 void session_ask_standing(struct session *s, struct standing_waiter *w)
 {
   list_init(&w->link);
@@ -631,4 +658,19 @@ const char *session_id(const struct session *s)
 const char *session_worker_id(const struct session *s)
 {
   return s->worker_id;
+}
+
+enum worker_dialect session_dialect(const struct session *s)
+{
+  return s->dialect;
+}
+
+const struct err *session_lost(const struct session *s)
+{
+  return s->state == SESSION_LOST ? s->err : NULL;
+}
+
+struct shared *session_last_words(const struct session *s)
+{
+  return s->last_words;
 }

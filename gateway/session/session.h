@@ -79,6 +79,15 @@ struct session_waiter {
   struct session *session;
 };
 
+// Who has a session for its own, as a socket has (front/openenv_ws.c). Lies in it.
+struct session_hold {
+  // Once: the session is gone, and why; not after session_release. May run inside what ends the session.
+  void (*ended)(struct session_hold *h, const struct err *e);
+  bool keeps; // its lease does not run out meanwhile
+  struct list link;
+  struct session *session;
+};
+
 // Who wants to know how a session that is PROVISIONING stands. Lies in the call.
 struct standing_waiter {
   // Once: with the session and how its wish for a worker stands (NULL: it waits for none any more), or without a session and with why it has ended. May run inside
@@ -102,6 +111,10 @@ void session_abandon(struct session_waiter *w);
 void session_hand_out(struct session_waiter *w);
 // The waiter leaves, and the session ends unless others wait for it, too.
 void session_give_up(struct session_waiter *w);
+
+void session_hold(struct session *s, struct session_hold *h);
+// Harmless when the session is gone.
+void session_release(struct session_hold *h);
 
 void session_ask_standing(struct session *s, struct standing_waiter *w);
 // Harmless when it has been told.
@@ -150,5 +163,12 @@ const struct env_config *session_takes_headers(const struct session *s);
 int session_payload_format(const struct session *s);
 const char *session_id(const struct session *s);
 const char *session_worker_id(const struct session *s);
+
+// How it talks to its worker, as soon as it is READY.
+enum worker_dialect session_dialect(const struct session *s);
+// Why it is LOST; NULL: it is not.
+const struct err *session_lost(const struct session *s);
+// The message by which its worker gave it up, an error in OpenEnv's protocol; NULL: none. It lives as long as the session.
+struct shared *session_last_words(const struct session *s);
 
 #endif

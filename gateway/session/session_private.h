@@ -62,11 +62,14 @@ struct session {
 
   struct list creators; // session_waiters
   struct list askers;   // standing_waiters
+  struct list holds;    // session_holds
+  int keepers;          // those of them that keep it
   int attempts;         // workers that answered CAPACITY_REACHED
   int unreached;        // workers that could not be reached
   struct slot_ticket *ticket;
   struct pairs headers; // the caller's, for the upgrade
   struct err *err;      // SESSION_LOST
+  struct shared *last_words; // its worker's, when it gave the session up by an error
 
   struct timer expiry;
   struct turn_end freeing;

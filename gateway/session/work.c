@@ -100,6 +100,7 @@ static uint64_t request_hash(const struct waiter *w)
   h = hash_int(hash_int(h, q->has_seed), q->has_seed ? q->seed : 0);
   h = hash_fnv(hash_int(h, (int64_t)q->episode_id.n), q->episode_id);
   h = hash_fnv(hash_int(h, (int64_t)q->options.n), q->options);
+  h = hash_fnv(hash_int(h, (int64_t)q->words.n), q->words);
   h = hash_fnv(hash_int(h, (int64_t)w->episode_id.n), w->episode_id);
   return hash_int(hash_int(h, w->has_step_index), w->has_step_index ? w->step_index : 0);
 }
@@ -270,6 +271,8 @@ static bool may_begin(const struct session *s, const struct waiter *w, struct er
 static bool send_work(struct session *s, struct work *work, struct waiter *w, struct err *e)
 {
   struct worker_request q = w->request;
+  if (q.words_only && s->dialect == DIALECT_HTTP)
+    return err_set(e, CODE_UNIMPLEMENTED, REASON_WORKER_PROTOCOL, "the worker speaks OpenEnv 0.1's HTTP, which has no such request");
   if (q.op == OP_RESET) {
     char name[37];
     if (!q.episode_id.n) { // so that every episode has a name that the caller, the gateway and the worker share

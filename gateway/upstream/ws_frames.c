@@ -28,6 +28,7 @@ struct ws_coder {
   char control[MAX_CONTROL]; // the payload of a control frame so far
   size_t n_control;
   struct buf *out; // where to write
+  bool header;     // only the header is wanted there
 };
 
 // --- wslay's callbacks -----------------------------------------------------------------------------------------------------------------
@@ -56,7 +57,7 @@ static ssize_t put_output(const uint8_t *p, size_t n, int flags, void *ctx)
 {
   (void)flags;
   struct ws_coder *c = ctx;
-  return buf_add(c->out, p, n) ? (ssize_t)n : -1;
+  return c->header || buf_add(c->out, p, n) ? (ssize_t)n : -1;
 }
 
 // Keys come from the kernel's generator, some hundred at a time.
@@ -143,9 +144,10 @@ static enum ws_event_type fault(struct ws_frames *f, struct ws_event *ev, int co
 }
 
 // wslay refuses lengths that are not in their shortest form, so the length tells the size of the header.
-static size_t header_size(uint64_t payload)
+static size_t header_size(const struct wslay_frame_iocb *io)
 {
-  return payload < 126 ? 2 : payload <= UINT16_MAX ? 4 : 10;
+  size_t length = io->payload_length < 126 ? 2 : io->payload_length <= UINT16_MAX ? 4 : 10, key = 4;
+  return length + (io->mask ? key : 0);
 }
 
 // What is wrong with a frame's header beyond what wslay checks; NULL: nothing.
@@ -154,16 +156,19 @@ static const char *header_fault(const struct ws_frames *f, const struct wslay_fr
   *code = WS_CODE_PROTOCOL_ERROR;
   if (io->rsv)
     return "a frame has a reserved bit set";
-  if (io->mask)
-    return "a frame is masked";
+  if ((io->mask != 0) != f->coders->server)
+    return io->mask ? "a frame is masked" : "a frame is not masked";
   switch (io->opcode) {
   case WS_CLOSE:
   case WS_PING:
   case WS_PONG:
     return NULL;
   case WS_BINARY:
-    *code = WS_CODE_UNSUPPORTED;
-    return "a binary message";
+    if (!f->takes_binary) {
+      *code = WS_CODE_UNSUPPORTED;
+      return "a binary message";
+    }
+    __attribute__((fallthrough));
   case WS_TEXT:
     if (f->in_message)
       return "a message begins inside another";
@@ -179,8 +184,11 @@ static const char *header_fault(const struct ws_frames *f, const struct wslay_fr
   return io->payload_length > f->max_message - f->message.n ? "a message over the limit" : NULL;
 }
 
-static bool begin_data(struct ws_frames *f, uint64_t announced)
+static bool begin_data(struct ws_frames *f, const struct wslay_frame_iocb *io)
 {
+  uint64_t announced = io->payload_length;
+  if (!f->in_message)
+    f->binary = io->opcode == WS_BINARY;
   f->in_message = true;
   size_t room = (announced < TRUSTED_LENGTH ? (size_t)announced : TRUSTED_LENGTH) + 1;
   buf_lend(&f->coders->messages.memory, &f->message, room);
@@ -194,6 +202,7 @@ static enum ws_event_type end_message(struct ws_frames *f, struct ws_event *ev)
     return fault(f, ev, WS_CODE_INTERNAL, "out of memory");
   f->message.n--;
   f->in_message = false;
+  ev->binary = f->binary;
   ev->message = shared_take(&f->coders->messages, &f->message);
   return ev->message ? WS_EVENT_MESSAGE : fault(f, ev, WS_CODE_INTERNAL, "out of memory");
 }
@@ -245,9 +254,9 @@ static enum ws_event_type on_piece(struct ws_frames *f, const struct wslay_frame
     const char *problem = header_fault(f, io, &code);
     if (problem)
       return fault(f, ev, code, problem);
-    if (!control && !begin_data(f, io->payload_length))
+    if (!control && !begin_data(f, io))
       return fault(f, ev, WS_CODE_INTERNAL, "out of memory");
-    c->buffered -= header_size(io->payload_length);
+    c->buffered -= header_size(io);
     c->in_frame = true;
     c->left = io->payload_length;
   }
@@ -295,7 +304,7 @@ static enum ws_event_type take_payload(struct ws_frames *f, struct str *in, stru
 size_t ws_frames_room(struct ws_frames *f, char **to)
 {
   const struct ws_coder *c = f->coder;
-  if (!c || !c->in_data || c->buffered || c->left < DIRECT_MIN || f->over)
+  if (!c || !c->in_data || c->buffered || c->left < DIRECT_MIN || f->over || f->coders->server)
     return 0;
   uint64_t room = f->message.n < TRUSTED_LENGTH && c->left > TRUSTED_LENGTH ? TRUSTED_LENGTH : c->left;
   *to = buf_reserve(&f->message, (size_t)room + 1);
@@ -325,7 +334,7 @@ enum ws_event_type ws_frames_read(struct ws_frames *f, struct str *in, struct ws
       if (!f->coder)
         return fault(f, ev, WS_CODE_INTERNAL, "out of memory");
     }
-    if (f->coder->in_data && !f->coder->buffered && in->n) {
+    if (f->coder->in_data && !f->coder->buffered && in->n && !f->coders->server) {
       enum ws_event_type type = take_payload(f, in, ev);
       if (type != WS_EVENT_NONE)
         return type;
@@ -366,7 +375,7 @@ bool ws_frames_write(struct ws_coders *c, enum ws_opcode opcode, const struct st
   if ((wslay_is_ctrl_frame(opcode) && total > MAX_CONTROL) || !buf_reserve(out, total + MAX_FRAME_HEADER))
     return false;
   c->writer->out = out;
-  struct wslay_frame_iocb io = {.fin = 1, .opcode = (uint8_t)opcode, .mask = 1, .payload_length = total};
+  struct wslay_frame_iocb io = {.fin = 1, .opcode = (uint8_t)opcode, .mask = !c->server, .payload_length = total};
   // The first call, without payload, writes the header. The room is there, so wslay takes each piece whole. After the last byte a further call
   // would begin a new frame: no empty pieces.
   bool ok = wslay_frame_send(c->writer->wslay, &io) >= 0;
@@ -375,6 +384,22 @@ bool ws_frames_write(struct ws_coders *c, enum ws_opcode opcode, const struct st
     io.data_length = pieces[i].n;
     ok = !io.data_length || wslay_frame_send(c->writer->wslay, &io) >= 0;
   }
+  return ok;
+}
+
+bool ws_frames_write_header(struct ws_coders *c, enum ws_opcode opcode, size_t n, struct buf *out)
+{
+  if (!buf_reserve(out, MAX_FRAME_HEADER))
+    return false;
+  c->writer->out = out;
+  struct wslay_frame_iocb io = {.fin = 1, .opcode = (uint8_t)opcode, .payload_length = n};
+  bool ok = wslay_frame_send(c->writer->wslay, &io) >= 0;
+  // The payload is not masked, so wslay does not look at it: it is told that all of it has gone.
+  c->writer->header = true;
+  io.data = (const uint8_t *)out->p;
+  io.data_length = n;
+  ok = ok && (!n || wslay_frame_send(c->writer->wslay, &io) >= 0);
+  c->writer->header = false;
   return ok;
 }
 

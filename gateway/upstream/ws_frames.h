@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// WebSocket frames (RFC 6455) of a client, without I/O: bytes in, events out; and the other way round. wslay reads and writes the frames.
+// WebSocket frames (RFC 6455), without I/O: bytes in, events out; and the other way round. wslay reads and writes the frames. For both ends: a client, whose
+// frames are masked and the server's are not (ws_client.c), and a server (front/websocket.c).
 #ifndef ENVGATE_UPSTREAM_WS_FRAMES_H
 #define ENVGATE_UPSTREAM_WS_FRAMES_H
 
@@ -14,8 +15,11 @@ enum {
   WS_CODE_PROTOCOL_ERROR = 1002,
   WS_CODE_UNSUPPORTED = 1003,
   WS_CODE_NONE = 1005, // a close frame without a code
+  WS_CODE_BAD_TEXT = 1007,
+  WS_CODE_POLICY = 1008,
   WS_CODE_TOO_BIG = 1009,
   WS_CODE_INTERNAL = 1011,
+  WS_CODE_RESTART = 1012,
 };
 
 // RFC 6455 section 5.2
@@ -30,6 +34,7 @@ struct ws_coders {
   struct shared_pool messages; // must outlive every message that was read
   struct ws_coder *writer;     // writes whole frames only, so one serves all
   struct random_pool random;   // for masking keys
+  bool server;                 // the peers are clients; to be set before the first use
 };
 
 // False when out of memory. It must not move once it is in use.
@@ -40,6 +45,8 @@ void ws_coders_free(struct ws_coders *c);
 struct ws_frames {
   struct ws_coders *coders;
   size_t max_message;
+  bool takes_binary;      // a binary message is a message, too, not an error
+  bool binary;            // the message that has begun is binary
   struct ws_coder *coder; // borrowed while a frame is only partly here
   struct buf message;     // what has come of the message
   bool in_message;        // a message has begun
@@ -48,7 +55,7 @@ struct ws_frames {
 
 enum ws_event_type {
   WS_EVENT_NONE,    // all bytes are used up
-  WS_EVENT_MESSAGE, // a text message: `message`, whose reference passes to the caller. Not checked to be UTF-8. A NUL follows that is not counted.
+  WS_EVENT_MESSAGE, // `message`, whose reference passes to the caller; text unless `binary`, and not checked to be UTF-8. A NUL follows that is not counted.
   WS_EVENT_PING,    // `payload` wants to go back in a pong
   WS_EVENT_PONG,
   WS_EVENT_CLOSE, // `code` and `payload`, the reason
@@ -57,6 +64,7 @@ enum ws_event_type {
 
 struct ws_event {
   struct shared *message;
+  bool binary;
   struct str payload; // valid until the next call
   int code;
   const char *problem; // a static text
@@ -65,7 +73,8 @@ struct ws_event {
 // Reads from the front of `in`, and moves it, until something happens.
 enum ws_event_type ws_frames_read(struct ws_frames *f, struct str *in, struct ws_event *ev);
 
-// Where the next bytes of a large frame may be received, so that they need not be copied: how many, and `to`. 0: the next bytes are for ws_frames_read.
+// Where the next bytes of a large frame may be received, so that they need not be copied: how many, and `to`. 0: the next bytes are for ws_frames_read, as all
+// of a client's are, which are masked.
 size_t ws_frames_room(struct ws_frames *f, char **to);
 // `n` bytes have been received there; what ws_frames_read would say of them.
 enum ws_event_type ws_frames_received(struct ws_frames *f, size_t n, struct ws_event *ev);
@@ -76,11 +85,14 @@ size_t ws_frames_coming(const struct ws_frames *f);
 // Gives back what it holds.
 void ws_frames_free(struct ws_frames *f);
 
-// Appends one masked frame with the pieces as its payload. False when out of memory or over out's max (nothing is appended), or when a
+// Appends one frame with the pieces as its payload, masked if we are the client. False when out of memory or over out's max (nothing is appended), or when a
 // control frame has over 125 bytes.
 bool ws_frames_write(struct ws_coders *c, enum ws_opcode opcode, const struct str *pieces, int n, struct buf *out);
 
-// The same for a close frame with a code and no reason.
+// A server's: appends only the header of a frame with `n` bytes of payload, which its owner sends behind it. False when out of memory.
+bool ws_frames_write_header(struct ws_coders *c, enum ws_opcode opcode, size_t n, struct buf *out);
+
+// ws_frames_write for a close frame with a code and no reason.
 bool ws_frames_write_close(struct ws_coders *c, int code, struct buf *out);
 
 #endif

@@ -43,6 +43,18 @@ bool ws_handshake_request(struct buf *out, const char *host, const char *base, c
   return ok && put_headers(out, headers) && put_headers(out, more) && buf_str(out, STR("\r\n"));
 }
 
+bool ws_handshake_accept(struct str key, struct ws_accept *accept)
+{
+  // 16 bytes are 22 characters of base64 and two of padding.
+  char text[KEY_TEXT + 1];
+  unsigned char raw[KEY_BYTES + 2];
+  if (key.n != KEY_TEXT || key.p[KEY_TEXT - 1] != '=' || key.p[KEY_TEXT - 2] != '=')
+    return false;
+  memcpy(text, key.p, KEY_TEXT);
+  text[KEY_TEXT] = '\0';
+  return EVP_DecodeBlock(raw, (const unsigned char *)text, KEY_TEXT) == (int)sizeof raw && make_accept(text, accept);
+}
+
 // --- the reply -------------------------------------------------------------------------------------------------------------------------
 
 // Cuts the next line off `in`, without its CRLF. False when there is none, or one with a bare CR or LF, or a NUL.
@@ -82,8 +94,7 @@ static bool parse_status(struct str line, int *status)
   return true;
 }
 
-// Whether a comma separated list has the token, in any case.
-static bool list_has(struct str list, struct str token)
+bool ws_handshake_lists(struct str list, struct str token)
 {
   while (list.n) {
     const char *comma = memchr(list.p, ',', list.n);
@@ -109,7 +120,7 @@ static const char *check_header(struct str line, const struct ws_accept *accept,
   if (str_ieq(name, STR("Upgrade"))) {
     seen->upgrade = str_ieq(value, STR("websocket"));
   } else if (str_ieq(name, STR("Connection"))) {
-    seen->connection = seen->connection || list_has(value, STR("upgrade"));
+    seen->connection = seen->connection || ws_handshake_lists(value, STR("upgrade"));
   } else if (str_ieq(name, STR("Sec-WebSocket-Accept"))) {
     if (seen->accept || !str_eq(value, str_c(accept->text)))
       return "the upgrade's reply has a wrong Sec-WebSocket-Accept";

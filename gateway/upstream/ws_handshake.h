@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The opening handshake of a WebSocket client (RFC 6455 section 4.1), without I/O.
+// The opening handshake of WebSockets (RFC 6455 section 4), without I/O: a client's, and what a server needs of it.
 #ifndef ENVGATE_UPSTREAM_WS_HANDSHAKE_H
 #define ENVGATE_UPSTREAM_WS_HANDSHAKE_H
 
@@ -28,5 +28,11 @@ enum ws_handshake {
 
 // Reads the head of the reply from all bytes that have come so far.
 enum ws_handshake ws_handshake_reply(struct str bytes, const struct ws_accept *accept, size_t *head, int *status, const char **problem);
+
+// What a server answers to a client's Sec-WebSocket-Key. False: it is no key.
+bool ws_handshake_accept(struct str key, struct ws_accept *accept);
+
+// Whether a comma separated list, such as a Connection header's, has the token, in any case.
+bool ws_handshake_lists(struct str list, struct str token);
 
 #endif

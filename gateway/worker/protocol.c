@@ -53,6 +53,10 @@ static bool add_reset_members(const struct worker_request *q, bool comma, struct
 
 int protocol_ws_request(const struct worker_request *q, struct buf *own, struct str pieces[WORKER_REQUEST_PIECES])
 {
+  if (q->words.n) {
+    pieces[0] = q->words;
+    return 1;
+  }
   if (q->op == OP_STATE) {
     pieces[0] = STR("{\"type\":\"state\"}");
     return 1;
@@ -86,6 +90,7 @@ bool protocol_http_request(const struct worker_request *q, const char **method, 
     *path = "/reset";
     break;
   case OP_MCP: // not for this dialect
+  case OP_OTHER:
     return false;
   }
   struct str members = object_members(q->options);
@@ -525,6 +530,8 @@ void protocol_ws_reply(enum worker_op op, struct str message, int max_depth, str
     struct buf space = {0};
     by_code(op, &data, message_text(&data.message, &space), max_depth, reply);
     buf_free(&space);
+  } else if (op == OP_OTHER) {
+    reply->kind = REPLY_OTHER;
   } else if (op == OP_STATE && string_is(&type, STR("state"))) {
     read_state(&data, reply);
   } else if (op == OP_MCP && string_is(&type, STR("mcp"))) {

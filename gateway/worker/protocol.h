@@ -12,7 +12,13 @@ enum worker_dialect {
   DIALECT_HTTP, // openenv-core 0.1.x: the worker is one session, over plain HTTP
 };
 
-enum worker_op { OP_RESET, OP_STEP, OP_STATE, OP_MCP };
+enum worker_op {
+  OP_RESET,
+  OP_STEP,
+  OP_STATE,
+  OP_MCP,
+  OP_OTHER, // whatever the worker makes of it: only in a caller's own words (`words`)
+};
 
 // What a call asks of the worker.
 struct worker_request {
@@ -23,10 +29,14 @@ struct worker_request {
   struct str episode_id;       // "": the worker chooses
   struct str options;          // a valid JSON object, or "": its members go beside seed and episode_id
   const struct pairs *headers; // the caller's, for plain HTTP; NULL: none
+  // The WebSocket message as a caller wrote it who speaks this protocol: it is sent as it is, whatever it is, in place of one made of the fields above, which a plain
+  // HTTP worker gets. "": none.
+  struct str words;
+  bool words_only; // the fields can't say it, so that a plain HTTP worker can't be asked
 };
 
 // What came back. Spans point into the reply's bytes.
-enum worker_reply_kind { REPLY_OBSERVATION, REPLY_STATE, REPLY_MCP, REPLY_ERROR };
+enum worker_reply_kind { REPLY_OBSERVATION, REPLY_STATE, REPLY_MCP, REPLY_OTHER, REPLY_ERROR };
 struct worker_reply {
   enum worker_reply_kind kind;
   // What the worker said, whatever it is: a WebSocket message's `data`, or the whole body of an HTTP reply. Valid JSON, but for an error's body. "": a message

@@ -306,6 +306,77 @@ static void written_frames_read_back(void **state)
   ws_coders_free(&coders);
 }
 
+// A server takes masked frames only, and both kinds of messages where it is told to; what it writes is not masked, and a client reads it.
+static void the_servers_side(void **state)
+{
+  (void)state;
+  static char big[70001];
+  for (size_t i = 0; i < sizeof big; i++)
+    big[i] = (char)(i * 31 >> 3);
+  struct ws_coders client, server;
+  assert_true(ws_coders_init(&client) && ws_coders_init(&server));
+  server.server = true;
+  const size_t sizes[] = {0, 1, 125, 126, 5000, 65535, 65536, 70001};
+  for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+    const enum ws_opcode opcode = i % 2 ? WS_BINARY : WS_TEXT;
+    const struct str whole = {big, sizes[i]};
+    for (size_t step = 1; step <= sizeof big + 20; step *= 77) {
+      struct buf out = {0};
+      assert_true(ws_frames_write(&client, opcode, &whole, 1, &out));
+      struct ws_frames f = {.coders = &server, .max_message = sizeof big, .takes_binary = true};
+      struct ws_event ev;
+      enum ws_event_type type = WS_EVENT_NONE;
+      for (size_t at = 0; at < out.n; at += step) {
+        char *to;
+        assert_int_equal(ws_frames_room(&f, &to), 0);
+        struct str piece = {out.p + at, out.n - at < step ? out.n - at : step};
+        assert_int_equal(type, WS_EVENT_NONE);
+        type = ws_frames_read(&f, &piece, &ev);
+      }
+      assert_int_equal(type, WS_EVENT_MESSAGE);
+      assert_int_equal(ev.binary, i % 2);
+      assert_int_equal(ev.message->buf.n, whole.n);
+      assert_memory_equal(ev.message->buf.p, whole.p, whole.n);
+      shared_unref(ev.message);
+      ws_frames_free(&f);
+      buf_free(&out);
+    }
+    struct buf framed = {0}, split = {0};
+    char want[32];
+    snprintf(want, sizeof want, "T%zu", sizes[i]);
+    assert_true(ws_frames_write(&server, WS_TEXT, &whole, 1, &framed));
+    reads(buf_view(&framed), sizeof big, want);
+    assert_true(ws_frames_write_header(&server, WS_TEXT, whole.n, &split) && buf_str(&split, whole));
+    assert_int_equal(split.n, framed.n);
+    assert_memory_equal(split.p, framed.p, framed.n);
+    buf_free(&framed);
+    buf_free(&split);
+  }
+  struct ws_frames f = {.coders = &server, .max_message = 100};
+  struct ws_event ev;
+  struct str plain = STR("\x81\x05hello");
+  assert_int_equal(ws_frames_read(&f, &plain, &ev), WS_EVENT_ERROR);
+  assert_int_equal(ev.code, WS_CODE_PROTOCOL_ERROR);
+  ws_frames_free(&f);
+  ws_coders_free(&client);
+  ws_coders_free(&server);
+}
+
+// RFC 6455 section 1.3 has the example.
+static void what_a_server_answers(void **state)
+{
+  (void)state;
+  struct ws_accept accept;
+  assert_true(ws_handshake_accept(STR("dGhlIHNhbXBsZSBub25jZQ=="), &accept));
+  assert_string_equal(accept.text, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+  assert_false(ws_handshake_accept(STR("dGhlIHNhbXBsZSBub25jZQ="), &accept));
+  assert_false(ws_handshake_accept(STR("dGhlIHNhbXBsZSBub25jZQaa"), &accept));
+  assert_false(ws_handshake_accept(STR("dGhlIHNhbXBs\r\nBub25jZQ=="), &accept));
+  assert_false(ws_handshake_accept(STR(""), &accept));
+  assert_true(ws_handshake_lists(STR("keep-alive, Upgrade"), STR("upgrade")));
+  assert_false(ws_handshake_lists(STR("keep-alive, Upgraded"), STR("upgrade")));
+}
+
 static void masks_differ(void **state)
 {
   (void)state;
@@ -453,6 +524,8 @@ int main(void)
       cmocka_unit_test(what_is_cut_off_gives_nothing),
       cmocka_unit_test(coders_are_given_back),
       cmocka_unit_test(written_frames_read_back),
+      cmocka_unit_test(the_servers_side),
+      cmocka_unit_test(what_a_server_answers),
       cmocka_unit_test(masks_differ),
       cmocka_unit_test(write_limits),
       cmocka_unit_test(handshake_replies),
