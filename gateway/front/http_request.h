@@ -8,11 +8,11 @@
 #ifndef ENVGATE_FRONT_HTTP_REQUEST_H
 #define ENVGATE_FRONT_HTTP_REQUEST_H
 
+#include "auth/peer.h"
 #include "base/arena.h"
 #include "base/buf.h"
 #include "base/splice.h"
 #include "front/grpc_web_wire.h"
-#include "auth/peer.h"
 #include "front/grpc_wire.h"
 #include "front/http_site.h"
 #include "rpc/rpc.h"

@@ -127,7 +127,8 @@ bool openenv_cannot(struct buf *out, const struct openenv_words *words)
   else if (known)
     ok = openenv_error(out, OPENENV_VALIDATION_ERROR, STR("Invalid message"));
   else
-    ok = buf_str(&text, STR("Unknown message type: ")) && json_unescape(words->type, &text) && openenv_error(out, OPENENV_UNKNOWN_TYPE, buf_view(&text));
+    ok = buf_str(&text, STR("Unknown message type: ")) && json_unescape(words->type, &text) &&
+         openenv_error(out, OPENENV_UNKNOWN_TYPE, buf_view(&text));
   buf_free(&text);
   return ok;
 }

@@ -17,11 +17,11 @@
 #include "session/session.h"
 
 enum {
-  PIPELINE = 16,             // requests that wait here, or so many bytes of them, before the socket is read no more
-  PIPELINE_BYTES = 1 << 20,  //
-  MESSAGE_LEAST = 16 << 20,  // what a worker takes, whatever max_message_bytes says
-  SESSION_ID_MAX = 64,       // more than one has
-  PACE_MS = 10,              // to look again for a call in the principal's quota
+  PIPELINE = 16,            // requests that wait here, or so many bytes of them, before the socket is read no more
+  PIPELINE_BYTES = 1 << 20, //
+  MESSAGE_LEAST = 16 << 20, // what a worker takes, whatever max_message_bytes says
+  SESSION_ID_MAX = 64,      // more than one has
+  PACE_MS = 10,             // to look again for a call in the principal's quota
 };
 // OpenEnv's client waits for 60 s for its first reply.
 #define CAPACITY_WAIT (55 * NSEC_PER_S)
@@ -59,9 +59,9 @@ struct door {
   bool binary;
   struct openenv_words words;
   struct waiter waiter;
-  bool submitted;     // it is the session's
-  bool counted;       // it is in the principal's quota
-  struct timer pace;  // until it is looked for a call in the quota again
+  bool submitted;    // it is the session's
+  bool counted;      // it is in the principal's quota
+  struct timer pace; // until it is looked for a call in the quota again
   uint64_t requests;
   bool pumping, shutting, over;
   int code; // of the close frame
@@ -74,9 +74,9 @@ static void log_end(const struct door *d)
 {
   const struct reactor *r = d->r;
   if (r->config->access_log && r->log)
-    log_event(r->log, LOG_INFO, "websocket.closed", LF_C("environment", d->env ? d->env->name : NULL), LF_C("session", d->id), LF_C("worker", d->worker),
-              LF_INT("code", d->code), LF_INT("requests", d->requests), LF_NUM("ms", (double)(clock_mono() - d->began) / 1e6),
-              LF_C("principal", d->who.principal ? d->who.principal->name : NULL));
+    log_event(r->log, LOG_INFO, "websocket.closed", LF_C("environment", d->env ? d->env->name : NULL), LF_C("session", d->id),
+              LF_C("worker", d->worker), LF_INT("code", d->code), LF_INT("requests", d->requests),
+              LF_NUM("ms", (double)(clock_mono() - d->began) / 1e6), LF_C("principal", d->who.principal ? d->who.principal->name : NULL));
 }
 
 static void end_request(struct door *d)
@@ -432,8 +432,11 @@ static void on_opened_new(void *ctx, struct websocket *w)
   d->creation.ready = on_ready;
   d->asker.told = on_standing;
   timer_set(d->r, &d->capacity, nsec_add(d->r->now, d->patience));
-  const struct session_spec spec = {
-      .env = d->env, .lease_s = d->env->lease_s, .idle_timeout_s = d->env->idle_timeout_s, .who = d->who, .headers = d->headers.n ? &d->headers : NULL};
+  const struct session_spec spec = {.env = d->env,
+                                    .lease_s = d->env->lease_s,
+                                    .idle_timeout_s = d->env->idle_timeout_s,
+                                    .who = d->who,
+                                    .headers = d->headers.n ? &d->headers : NULL};
   session_create(d->r, &spec, &d->creation);
 }
 

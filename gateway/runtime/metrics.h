@@ -22,7 +22,7 @@
   X(tls_handshakes_failed_total, counter, "TLS handshakes that failed or took too long.")                                                   \
   X(auth_refused_total, counter, "Calls refused for their credentials or scope.")                                                           \
   X(quota_refused_total, counter, "Calls and sessions refused for a quota.")                                                                \
-  X(websockets_opened_total, counter, "WebSockets opened by callers.")                                                                       \
+  X(websockets_opened_total, counter, "WebSockets opened by callers.")                                                                      \
   X(websockets, gauge, "WebSockets of callers open now.")                                                                                   \
   X(websocket_messages_received_total, counter, "Messages from callers by WebSocket.")                                                      \
   X(websocket_messages_sent_total, counter, "Messages to callers by WebSocket.")                                                            \

@@ -67,8 +67,8 @@ struct session {
   int attempts;         // workers that answered CAPACITY_REACHED
   int unreached;        // workers that could not be reached
   struct slot_ticket *ticket;
-  struct pairs headers; // the caller's, for the upgrade
-  struct err *err;      // SESSION_LOST
+  struct pairs headers;      // the caller's, for the upgrade
+  struct err *err;           // SESSION_LOST
   struct shared *last_words; // its worker's, when it gave the session up by an error
 
   struct timer expiry;

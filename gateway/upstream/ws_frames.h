@@ -54,9 +54,9 @@ struct ws_frames {
 };
 
 enum ws_event_type {
-  WS_EVENT_NONE,    // all bytes are used up
+  WS_EVENT_NONE, // all bytes are used up
   WS_EVENT_MESSAGE, // `message`, whose reference passes to the caller; text unless `binary`, and not checked to be UTF-8. A NUL follows that is not counted.
-  WS_EVENT_PING,    // `payload` wants to go back in a pong
+  WS_EVENT_PING, // `payload` wants to go back in a pong
   WS_EVENT_PONG,
   WS_EVENT_CLOSE, // `code` and `payload`, the reason
   WS_EVENT_ERROR, // the peer broke the protocol or a limit: `problem` says how, and `code` fits into a close frame
