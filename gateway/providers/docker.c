@@ -12,13 +12,17 @@
 #include "providers/docker_adopt.h"
 #include "providers/docker_host.h"
 #include "providers/docker_ports.h"
+#include "providers/docker_process.h"
 #include "providers/log_tail.h"
 #include "providers/providers.h"
 
 #define REQUEST_TIMEOUT (30 * NSEC_PER_S)
 #define CREATE_TIMEOUT (120 * NSEC_PER_S) // an Engine under load is slow to create, start and remove
-// The stream of the output ends some 10 ms after the container.
-#define LAST_OUTPUT_TIMEOUT (500 * NSEC_PER_MS)
+// A death is to be known within 100 ms. The Engine tells how it was some 50 ms after it, and the stream of the output ends some 10 ms later; on a busy machine
+// all of that takes longer, and then what was learnt in this time has to do.
+#define LAST_OUTPUT_TIMEOUT (80 * NSEC_PER_MS)
+// But how it ended is worth a longer wait, if the kernel has not told.
+#define EXIT_CODE_TIMEOUT NSEC_PER_S
 #define RETRY_INTERVAL (500 * NSEC_PER_MS)
 enum { REMOVE_TRIES = 20 };
 
@@ -31,7 +35,7 @@ enum step {
   STEP_ADDRESS, // inspects the container for its address
   STEP_PORT,    // looks for the port that it answers at
   STEP_RUN,     // no request but the stream
-  STEP_OUTPUT,  // it ended; its last output may be on the way
+  STEP_OUTPUT,  // it ended; its exit code and its last output may be on the way
   STEP_STOP,    // SIGTERM, and SIGKILL after the grace
   STEP_REMOVE,  // not cancelled
   STEP_GONE,    // nothing is left
@@ -48,11 +52,13 @@ struct docker_launch {
   enum step step;
   struct docker_waiter connect;
   struct docker_pull_waiter pull;
-  struct docker_watch watch;      // has the container's id; its name, where that is not known; "": there is none
+  struct docker_watch watch; // has the container's id; its name, where that is not known; "": there is none
+  struct docker_process process;
   struct docker_exchange request; // this step's
   struct docker_exchange logs, look;
   struct docker_search search;
   struct timer timer; // STEP_OUTPUT: enough waited; STEP_REMOVE: try again
+  bool exit_known;    // STEP_OUTPUT: `container` says how it ended
   int remove_tries;
   bool pulled;
   bool died; // while it was being started
@@ -98,6 +104,7 @@ static void cancel_all(struct docker_launch *l)
   docker_host_cancel(&l->logs);
   docker_host_cancel(&l->look);
   docker_search_end(&l->search);
+  docker_process_leave(&l->process);
   timer_unset(l->spec.reactor, &l->timer);
   docker_host_leave(l->host, &l->connect.link);
   docker_host_leave(l->host, &l->pull.link);
@@ -216,19 +223,32 @@ static void stop_container(struct docker_launch *l)
 
 static void explain(struct docker_launch *l)
 {
-  docker_explain_exit(&l->container, l->spec.env, &l->error);
+  l->container.out_of_memory |= l->watch.out_of_memory;
+  if (l->exit_known)
+    docker_explain_exit(&l->container, l->spec.env, &l->error);
+  else
+    err_set(&l->error, CODE_FAILED_PRECONDITION, REASON_WORKER_START_FAILED, "the worker exited, and the Docker Engine does not say how");
   log_tail_explain(&l->log, &l->error);
   give_up(l);
 }
 
-static void container_ended(struct docker_launch *l, const struct docker_container *c)
+// Waits for what is still to come, but not for long.
+static void await_last(struct docker_launch *l)
+{
+  nsec timeout = l->exit_known ? LAST_OUTPUT_TIMEOUT : EXIT_CODE_TIMEOUT;
+  if ((l->exit_known && !l->logs.request) || !timer_set(l->spec.reactor, &l->timer, nsec_add(clock_mono(), timeout)))
+    explain(l);
+}
+
+static void container_ended(struct docker_launch *l, const struct docker_container *c, bool exit_known)
 {
   l->container = *c;
+  l->exit_known = exit_known;
   docker_host_cancel(&l->request); // STEP_ADDRESS
   docker_search_end(&l->search);
+  docker_process_leave(&l->process);
   l->step = STEP_OUTPUT;
-  if (!l->logs.request || !timer_set(l->spec.reactor, &l->timer, nsec_add(clock_mono(), LAST_OUTPUT_TIMEOUT)))
-    explain(l);
+  await_last(l);
 }
 
 static bool may_end(const struct docker_launch *l)
@@ -239,13 +259,24 @@ static bool may_end(const struct docker_launch *l)
 static void on_died(struct docker_watch *w, int64_t exit_code)
 {
   struct docker_launch *l = CONTAINER_OF(w, struct docker_launch, watch);
-  const struct docker_container c = {.exit_code = exit_code, .out_of_memory = w->out_of_memory};
+  const struct docker_container c = {.exit_code = exit_code};
   if (l->step == STEP_START) { // the answer to that is still to come, and may say more
     l->died = true;
     l->container = c;
   } else if (may_end(l)) {
-    container_ended(l, &c);
+    container_ended(l, &c, true);
+  } else if (l->step == STEP_OUTPUT && !l->exit_known) {
+    l->container = c;
+    l->exit_known = true;
+    await_last(l);
   }
+}
+
+static void on_process_ended(struct docker_process *p, int exit_code)
+{
+  struct docker_launch *l = CONTAINER_OF(p, struct docker_launch, process);
+  if (may_end(l))
+    container_ended(l, &(struct docker_container){.exit_code = exit_code}, exit_code >= 0);
 }
 
 static void on_vanished(struct docker_watch *w)
@@ -288,7 +319,7 @@ static void on_logs_done(void *ctx, const struct http_reply *reply)
   struct docker_launch *l = ctx;
   (void)reply;
   l->logs.request = NULL;
-  if (l->step == STEP_OUTPUT)
+  if (l->step == STEP_OUTPUT && l->exit_known)
     explain(l);
 }
 
@@ -310,7 +341,7 @@ static void on_looked(void *ctx, const struct http_reply *reply)
   if (reply->status == 404)
     on_vanished(&l->watch);
   else if (reply->status == 200 && docker_container_parse(reply->body, l->spec.env, &c) && !c.running)
-    container_ended(l, &c);
+    container_ended(l, &c, true);
   else if (reply->status == 200 && !l->logs.request)
     follow_output(l, "0");
 }
@@ -374,12 +405,13 @@ static void on_address(void *ctx, const struct http_reply *reply)
   if (reply->status != 200 || !docker_container_parse(reply->body, l->spec.env, &c)) {
     fail(l, "the worker's container can't be inspected", reply);
   } else if (!c.running) {
-    container_ended(l, &c);
+    container_ended(l, &c, true);
   } else if (!c.address[0]) {
     err_set(&l->error, CODE_FAILED_PRECONDITION, REASON_WORKER_START_FAILED, "the worker's container has no address in network \"%s\" to reach it at",
             l->spec.env->network ? l->spec.env->network : "default");
     give_up(l);
   } else {
+    docker_process_watch(&l->process, l->spec.reactor, c.pid, l->watch.id);
     reach_worker(l, &c);
   }
 }
@@ -393,7 +425,7 @@ static void find_address(struct docker_launch *l, const char *lines)
   }
   follow_output(l, lines);
   if (l->died)
-    container_ended(l, &(struct docker_container){.exit_code = l->container.exit_code, .out_of_memory = l->container.out_of_memory});
+    container_ended(l, &(struct docker_container){.exit_code = l->container.exit_code}, true);
 }
 
 static void on_started(void *ctx, const struct http_reply *reply)
@@ -562,6 +594,7 @@ static bool prepare(struct docker_launch *l, const struct launch_spec *spec, con
   l->connect.done = on_connected;
   l->pull.progress = on_pull_progress;
   l->pull.done = on_pulled;
+  l->process.ended = on_process_ended;
   l->watch.died = on_died;
   l->watch.removed = on_vanished;
   l->watch.look = on_look;

@@ -423,6 +423,7 @@ bool docker_container_parse(struct str body, const struct env_config *env, struc
   c->running = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(state, "Running"));
   c->out_of_memory = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(state, "OOMKilled"));
   c->exit_code = int_in(state, "ExitCode");
+  c->pid = int_in(state, "Pid");
   const char *error = string_in(state, "Error");
   docker_copy_line(c->error, error ? error : "");
   const cJSON *config = cJSON_GetObjectItemCaseSensitive(reply, "Config"); // has what the image exposes, too

@@ -88,6 +88,7 @@ void docker_time(int64_t nanoseconds, char time[DOCKER_TIME_MAX]);
 struct docker_container {
   bool running, out_of_memory;
   int64_t exit_code;
+  int64_t pid;                      // of its first process, where the Engine is; 0: none
   char error[DOCKER_MESSAGE_MAX];   // the Engine's own, as when the command is not there; "": none
   char address[DOCKER_ADDRESS_MAX]; // where to dial it, as env's network and publish ask; an IPv6 address has its brackets. "": nowhere
   uint16_t ports[DOCKER_PORTS_MAX]; // to dial: where it may listen

@@ -6,6 +6,7 @@ on SIGTERM, with exit code 0 and without a sanitizer's report; that is checked f
 """
 
 import contextlib
+import datetime
 import importlib
 import json
 import os
@@ -254,6 +255,23 @@ def shared_gateway(tmp_path_factory):
     g = Gateway(None, tmp=tmp_path_factory.mktemp("gateway"))
     yield g
     g.check_end()
+
+
+def seconds_of(line):
+    """When a line of the log was written: seconds of the wall clock."""
+    return datetime.datetime.fromisoformat(line["ts"].replace("Z", "+00:00")).timestamp()
+
+
+@contextlib.contextmanager
+def busy_machine():
+    """Meanwhile two programs a core want all of it."""
+    burners = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2 * os.cpu_count())]
+    try:
+        yield
+    finally:
+        for b in burners:
+            b.kill()
+            b.wait()
 
 
 def builtin(name, *args, **keys):

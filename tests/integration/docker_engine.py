@@ -46,6 +46,11 @@ class Engine:
         filters = [word for label in labels for word in ("--filter", f"label={label}")]
         return self.docker("ps", "--all", "--no-trunc", "--quiet", *filters).split()
 
+    def event_times(self, action, since):
+        """When that was last done to each container since then: {id: seconds of the wall clock}."""
+        lines = self.docker("events", "--since", str(since), "--until", str(time.time()), "--filter", f"event={action}", "--format", "{{json .}}").splitlines()
+        return {event["id"]: event["timeNano"] / 1e9 for event in map(json.loads, lines)}
+
     def load(self, tar, image, command, port=8000, env=()):
         """Makes a root filesystem's tar file an image."""
         changes = [f"CMD {json.dumps(command)}", f"EXPOSE {port}", *(f"ENV {e}" for e in env)]
@@ -149,6 +154,15 @@ class OwnEngine(Engine):
             self._daemon.kill()
             self._daemon.wait()
         self._daemon = None
+
+    @contextlib.contextmanager
+    def frozen(self):
+        """It does nothing meanwhile."""
+        self._daemon.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._daemon.send_signal(signal.SIGCONT)
 
     def running(self):
         return self._daemon is not None and self._daemon.poll() is None

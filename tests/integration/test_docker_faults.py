@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The provider docker when something dies: a worker, the gateway, the Engine. On an Engine of the tests' own, which they start anew."""
 
-import datetime
+import contextlib
 import json
 import os
 import pathlib
@@ -14,7 +14,7 @@ import docker_engine
 import docker_support
 import make_image
 import pytest
-from conftest import SLOW
+from conftest import SLOW, busy_machine, seconds_of
 from docker_support import SERVE, container_of, environment, none_left
 
 
@@ -57,10 +57,6 @@ def kill_gateway(g):
     g.process.wait()
 
 
-def seconds_of(line):
-    return datetime.datetime.fromisoformat(line["ts"].replace("Z", "+00:00")).timestamp()
-
-
 def lost(g, session):
     return g.wait_for(lambda: (s := g.get(session).json()).get("state") == "STATE_LOST" and s, 20, "the session's loss")
 
@@ -68,23 +64,58 @@ def lost(g, session):
 # --- workers -----------------------------------------------------------------------------------------------------------------------------
 
 
-def test_a_death_is_known_at_once_with_its_cause(engine, gateway):
-    """From the kill of the worker's process to the gateway's word on it, with exit code and log tail: 100 ms, of which the Engine takes some 40."""
+def worker_process(engine, worker):
+    """The worker itself, not the init process above it."""
+    pid = container_of(engine, worker)["State"]["Pid"]
+    return int(open(f"/proc/{pid}/task/{pid}/children", encoding="ascii").read().split()[0])
+
+
+def kill_worker(engine, g):
+    """Its container, when its process was killed and when the gateway said so, with exit code and memory."""
+    session = g.create("e")
+    worker = g.get(session).json()["worker"]
+    container = container_of(engine, worker)["Id"]
+    process = worker_process(engine, worker)
+    killed = time.time()
+    os.kill(process, signal.SIGKILL)
+    (line,) = g.wait_for(lambda: [x for x in g.log("worker.exited") if x["worker"] == worker], 20, "the worker's end in the log")
+    assert line["cause"] == "the worker exited with code 137 (128 + signal 9, Killed), perhaps out of memory (memory_bytes is 4294967296)"
+    assert "exited with code 137" in lost(g, session)["error"]["message"]
+    g.delete(session)
+    return container, killed, seconds_of(line)
+
+
+@pytest.mark.parametrize("load", [contextlib.nullcontext, busy_machine], ids=["idle", "busy"])
+def test_a_death_is_known_at_once_with_its_cause(engine, gateway, load):
+    """100 ms, of which an idle Engine takes some 50 until it tells; a busy one takes longer, and is not waited for."""
+    g = gateway(environment(engine))
+    began = time.time()
+    with load():
+        deaths = [kill_worker(engine, g) for _ in range(7)]
+        none_left(engine, g)
+    events = engine.event_times("die", began)
+    took = [told - killed for _, killed, told in deaths]
+    after_engine = [told - events[container] for container, _, told in deaths]
+    assert min(took) < 0.1 * SLOW, (took, after_engine)
+    assert statistics.median(after_engine) < 0.06 * SLOW, (took, after_engine)
+
+
+def test_a_death_is_known_while_the_engine_hangs(engine, gateway):
+    """By the kernel, which shows the container's first process as its end."""
     g = gateway(environment(engine))
     took = []
-    for n in range(7):
+    for _ in range(3):
         session = g.create("e")
-        worker = g.get(session).json()["worker"]
-        pid = container_of(engine, worker)["State"]["Pid"]
-        children = open(f"/proc/{pid}/task/{pid}/children", encoding="ascii").read().split()
-        killed = time.time()
-        os.kill(int(children[0]), signal.SIGKILL)  # the worker, not the init process
-        (line,) = g.wait_for(lambda: [x for x in g.log("worker.exited") if x["worker"] == worker], 20, "the worker's end in the log")
-        took.append(seconds_of(line) - killed)
-        assert line["cause"] == "the worker exited with code 137 (128 + signal 9, Killed), perhaps out of memory (memory_bytes is 4294967296)"
-        assert lost(g, session)
+        process = worker_process(engine, g.get(session).json()["worker"])
+        with engine.frozen():
+            killed = time.time()
+            os.kill(process, signal.SIGKILL)
+            error = lost(g, session)["error"]["message"]
+            took.append(seconds_of(g.log("worker.exited")[-1]) - killed)
+        assert "exited with code 137" in error or "does not say how" in error  # the latter at times before Linux 6.15
         g.delete(session)
-    assert statistics.median(took) < 0.1 * SLOW, took
+        none_left(engine, g)
+    assert min(took) < 0.1 * SLOW, took
 
 
 def test_log_tail_comes_with_the_death(engine, gateway):

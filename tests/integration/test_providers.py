@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Workers that the gateway launches on this machine or is pointed at: real OpenEnv servers, and processes that misbehave."""
 
+import contextlib
 import os
 import pathlib
 import shutil
 import signal
 import socket
+import statistics
 import subprocess
 import threading
 import time
 
 import pytest
-from conftest import ROOT, SLOW, VENVS, builtin
+from conftest import BIN, ROOT, SLOW, VENVS, builtin, busy_machine, seconds_of
 
 ENVS = ROOT / "tests/envs"
 UV = ROOT / "build/venv/bin/uv"
@@ -353,6 +355,26 @@ def test_a_killed_worker_loses_its_session_only(gateway):
     assert exited["cause"] == "the worker was killed by signal 9 (Killed)"
     assert episode(g, g.create("e")) not in (pid, other)  # it is replaced
     assert g.metric("envgate_workers_exited_total") == 1
+
+
+@pytest.mark.parametrize("load", [contextlib.nullcontext, busy_machine], ids=["idle", "busy"])
+@pytest.mark.parametrize("environment", [shell(f"exec {BIN} worker echo --listen 127.0.0.1:$0"), builtin("echo")], ids=["process", "builtin"])
+def test_a_death_is_known_at_once(gateway, environment, load):
+    g = gateway(config(e=environment))
+    took = []
+    with load():
+        for _ in range(7):
+            session = g.create("e")
+            worker = g.get(session).json()["worker"]
+            (pid,) = [p for p, line in g.children() if " worker " in line and " supervise " not in line]
+            killed = time.time()
+            os.kill(pid, signal.SIGKILL)
+            (line,) = g.wait_for(lambda: [x for x in g.log("worker.exited") if x["worker"] == worker], what="the log line")
+            assert line["cause"] == "the worker was killed by signal 9 (Killed)"
+            g.wait_for(lambda: g.get(session).json()["state"] == "STATE_LOST", what="the session's loss")
+            g.delete(session)
+            took.append(seconds_of(line) - killed)
+    assert min(took) < 0.1 * SLOW and statistics.median(took) < 0.1 * SLOW, took
 
 
 def test_a_worker_that_dies_in_a_step_loses_the_session(gateway):

@@ -299,10 +299,11 @@ static struct docker_container parsed(const struct env_config *env, const char *
 static void test_addresses(void **state)
 {
   (void)state;
-  static const char body[] = "{\"State\":{\"Running\":true},\"Config\":{\"ExposedPorts\":{\"8000/tcp\":{}}}," SETTINGS "}";
+  static const char body[] = "{\"State\":{\"Running\":true,\"Pid\":4711},\"Config\":{\"ExposedPorts\":{\"8000/tcp\":{}}}," SETTINGS "}";
   struct env_config env = defaults();
   struct docker_container c = parsed(&env, body);
   assert_true(c.running);
+  assert_int_equal(c.pid, 4711);
   assert_string_equal(c.address, "172.17.0.2");
   assert_int_equal(c.n_ports, 1);
   assert_int_equal(c.ports[0], 8000);
