@@ -253,7 +253,7 @@ class Run:
             "process": {"process": {"command": [*serve, "unix:{socket}", "--capacity", "8"]}, "sessions_per_worker": 8, "max_workers": 5},
             "docker": docker_support.environment(self.engine, docker={"command": [*docker_support.SERVE, *delay, "--capacity", "8"]}, sessions_per_worker=8,
                                                  max_workers=4, min_workers=1)["environments"]["e"],
-            "openenv": docker_support.environment(self.engine, docker_support.OPENENV, sessions_per_worker=4, max_workers=3)["environments"]["e"],
+            "openenv": docker_support.environment(self.engine, docker_support.OPENENV_LIGHT, sessions_per_worker=4, max_workers=3)["environments"]["e"],
             "proxied": {"static": {"urls": [f"http://127.0.0.1:{self.proxy.port}"]}, "sessions_per_worker": SESSIONS["proxied"]},
         }  # fmt: skip
         for name, env in environments.items():
@@ -707,7 +707,7 @@ def main():
         threads = stack.enter_context(concurrent.futures.ThreadPoolExecutor(4))
         engine = stack.enter_context(docker_engine.own_engine())
         stack.enter_context(docker_support.images(engine))
-        docker_support.load_openenv(engine)
+        docker_support.load_openenv(engine, docker_support.OPENENV_LIGHT)
         run = Run(engine, threads, disk, directory / "state", args.seed, args.seconds)
         asyncio.run(course(run))
         summary(run, args.verbose)

@@ -11,6 +11,7 @@ import importlib
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -257,6 +258,39 @@ def shared_gateway(tmp_path_factory):
     g.check_end()
 
 
+@pytest.fixture(scope="session")
+def engine():
+    """A Docker Engine with the image "worker"."""
+    import docker_engine
+    import docker_support
+
+    with docker_engine.engine() as e, docker_support.images(e):
+        yield e
+
+
+@pytest.fixture(scope="session")
+def openenv_image(engine):
+    import docker_support
+
+    return docker_support.load_openenv(engine)
+
+
+@pytest.fixture(scope="session")
+def light_image(engine):
+    """An OpenEnv server that boots fast; for whatever needs Python in an image, too."""
+    import docker_support
+
+    return docker_support.load_openenv(engine, docker_support.OPENENV_LIGHT)
+
+
+@pytest.fixture
+def no_container_left(engine):
+    """When the test's gateways have ended, none of their containers is there, in any state; nor of others that were not there before."""
+    before = set(engine.containers("envgate.instance"))
+    yield
+    assert set(engine.containers("envgate.instance")) <= before
+
+
 def seconds_of(line):
     """When a line of the log was written: seconds of the wall clock."""
     return datetime.datetime.fromisoformat(line["ts"].replace("Z", "+00:00")).timestamp()
@@ -272,6 +306,24 @@ def busy_machine():
         for b in burners:
             b.kill()
             b.wait()
+
+
+def openenv_project(version):
+    """tests/envs/echo_env as a project on that version of openenv, which keeps its environment from run to run, so that its packages are installed once."""
+    folder = ROOT / f"build/uv-project/{version}/echo_env"
+    shutil.copytree(ROOT / "tests/envs/echo_env", folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__", ".venv", "pyproject.toml"))
+    description = (ROOT / "tests/envs/echo_env/pyproject.toml").read_text()
+    assert '"openenv==0.10.0"' in description
+    description = description.replace('"openenv==0.10.0"', f'"openenv=={version}"')
+    if not (folder / "pyproject.toml").exists() or (folder / "pyproject.toml").read_text() != description:
+        (folder / "pyproject.toml").write_text(description)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def uv_project():
+    """On the version that boots in a second."""
+    return openenv_project("0.2.0")
 
 
 def builtin(name, *args, **keys):

@@ -7,16 +7,19 @@ data, socket, bridge and cgroup, no iptables rules, no change of sysctls. At the
 
 import contextlib
 import ipaddress
+import itertools
 import json
 import os
 import pathlib
 import shutil
 import signal
+import string
 import subprocess
 import tempfile
 import time
 
 DEFAULT_SOCKET = "/var/run/docker.sock"
+LETTERS = itertools.cycle(string.ascii_lowercase)  # for the names of this process's Engines
 # What dockerd and containerd make outside of the directories that they are told, beyond any option.
 STRAYS = ("/etc/docker/key.json", "/etc/docker", "/run/docker", "/run/containerd")
 
@@ -125,7 +128,7 @@ def _unmount_below(root):
 
 
 class OwnEngine(Engine):
-    """One that was started for the tests, and can be started anew."""
+    """One that was started for the tests, and can be started anew. Whatever it has goes with it."""
 
     def __init__(self, host, command, log):
         super().__init__(host)
@@ -176,10 +179,11 @@ def own_engine():
             raise EngineError(f"the docker tests need {program}: run `make deps` (Debian: docker.io iproute2 util-linux)")
     if os.geteuid() != 0:
         raise EngineError(f"the docker tests need root to start dockerd, or an Engine at {DEFAULT_SOCKET} or $DOCKER_HOST that this user may use")
-    name = f"envgate{os.getpid()}"  # an interface's name has at most 15 characters
+    name = f"envgate{os.getpid()}{next(LETTERS)}"  # an interface's name has at most 15 characters
     root = pathlib.Path(tempfile.mkdtemp(prefix="envgate-docker-", dir="/tmp"))  # short: a socket's path has at most 107
     host = f"unix://{root}/docker.sock"
     (root / "daemon.json").write_text("{}", encoding="utf-8")
+    (root / "data").mkdir()
     command = [
         "setpriv", "--pdeathsig", "TERM",  # it ends even when the tests are killed
         "dockerd", "--config-file", f"{root}/daemon.json", "--host", host, "--data-root", f"{root}/data", "--exec-root", f"{root}/exec",
@@ -188,6 +192,8 @@ def own_engine():
     ]  # fmt: skip
     engine = OwnEngine(host, command, root / "log")
     try:
+        # In memory: images come and go in a second, which on a slow disk is half a minute.
+        _run("mount", "-t", "tmpfs", "-o", "size=8g", name, str(root / "data"))
         with _remove_strays(), _bridge(name):
             try:
                 engine.start()

@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the docker tests share: their images and environments.
 
-The image "openenv" is a real OpenEnv 0.10.0 server with tests/envs/echo_env, "worker" this gateway's own reference worker.
+The images "openenv" are real OpenEnv servers with tests/envs/echo_env (0.2.0 boots in a second, 0.10.0 takes five), "worker" is this gateway's own reference worker.
 """
 
 import contextlib
 import subprocess
 
+import docker_engine
 import make_image
 from conftest import BIN, VENVS
 
-OPENENV, WORKER = "envgate-test/openenv:0.10.0", "envgate-test/worker:latest"
+OPENENV, OPENENV_LIGHT, WORKER = "envgate-test/openenv:0.10.0", "envgate-test/openenv:0.2.0", "envgate-test/worker:latest"
 SERVE = [f"/{BIN.name}", "worker", "echo", "--listen", "0.0.0.0:8000"]
 
 
@@ -21,13 +22,16 @@ def images(engine):
     try:
         yield
     finally:
-        for image in set(engine.docker("image", "ls", "--quiet", "envgate-test/*").split()):
-            engine.docker("image", "rm", "--force", image)
+        if not isinstance(engine, docker_engine.OwnEngine):
+            for image in dict.fromkeys(engine.docker("image", "ls", "--quiet", "envgate-test/*").split()):  # the newest first, as none goes before its children
+                engine.docker("image", "rm", "--force", image)
 
 
-def load_openenv(engine):
-    engine.load(make_image.openenv_tar(VENVS["openenv-0.10.0"]), OPENENV, make_image.OPENENV_COMMAND, env=make_image.OPENENV_ENV)
-    return OPENENV
+def load_openenv(engine, image=OPENENV):
+    """Has one of the OpenEnv images there, and returns its name."""
+    venv = VENVS[image.removeprefix("envgate-test/").replace(":", "-")]
+    engine.load(make_image.openenv_tar(venv), image, make_image.OPENENV_COMMAND, env=make_image.OPENENV_ENV)
+    return image
 
 
 def put_archive(engine, container, tar):

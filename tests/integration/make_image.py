@@ -94,7 +94,7 @@ def openenv_tar(venv):
         _add_libraries(tar, [python, *(p for p in (*library, *packages) if ".so" in p.suffixes)], below=(stdlib, site))
 
     sources = b"".join(path.read_bytes() for path in (*project, pathlib.Path(__file__)))
-    return _make("openenv", f"{python} {site} {os.stat(site).st_mtime_ns} {hashlib.sha256(sources).hexdigest()}", write)
+    return _make(venv.name, f"{python} {site} {os.stat(site).st_mtime_ns} {hashlib.sha256(sources).hexdigest()}", write)
 
 
 def builder_tar(program):

@@ -505,7 +505,7 @@ def test_a_shutdown_ends_streams(gateway, tmp_path):
 
 def test_uv_worker(gateway):
     project = pathlib.Path(__file__).resolve().parents[1] / "envs/echo_env"
-    python = VENVS["openenv-0.10.0"] / "bin/python"
+    python = VENVS["openenv-0.2.0"] / "bin/python"
     command = [str(python), "-m", "uvicorn", "server.app:app", "--uds", "{socket}"]
     g = gateway({"environments": {"o": {"process": {"command": command, "cwd": str(project)}}}}, "--threads", "2")
     (w,) = preload(g, "o")

@@ -78,15 +78,6 @@ def test_health(shared_gateway, gateway, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def engine():
-    with docker_engine.engine() as e:
-        yield e
-        for name in (IMAGE, STAGE, BUILDER):  # from the last to the first: none goes before those that were made of it
-            if e.docker("image", "ls", "--quiet", name):
-                e.docker("image", "rm", name)
-
-
-@pytest.fixture(scope="module")
 def image(engine, tmp_path_factory):
     """Built by deploy/Dockerfile from a context that has the program already, on a base made of this machine's own files."""
     engine.load(make_image.builder_tar(BIN), BUILDER, ["/bin/sh"])

@@ -22,23 +22,7 @@ from docker_support import SERVE, WORKER, container_of, environment, none_left
 
 from envgate.v1 import payload_pb2, session_service_pb2 as pb
 
-@pytest.fixture(scope="module")
-def engine():
-    with docker_engine.engine() as e, docker_support.images(e):
-        yield e
-
-
-@pytest.fixture(scope="module")
-def openenv_image(engine):
-    return docker_support.load_openenv(engine)
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_left(engine):
-    """When each test's gateways have ended (their fixture is set up later, so it ends first): no container of theirs, in any state."""
-    before = set(engine.containers("envgate.instance"))
-    yield
-    assert set(engine.containers("envgate.instance")) <= before
+pytestmark = pytest.mark.usefixtures("no_container_left")
 
 
 def create_or_lose(g):
@@ -236,7 +220,7 @@ def test_idle_worker_goes(engine, gateway):
 
 
 def test_sigterm_while_a_container_starts(engine, gateway):
-    """Whatever it is at, nothing is left (see nothing_is_left)."""
+    """Whatever it is at, nothing is left (see no_container_left)."""
     for delay in (0, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5):
         g = gateway(environment(engine))
         creation = threading.Thread(target=create_or_lose, args=[g])

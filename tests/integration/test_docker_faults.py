@@ -119,7 +119,7 @@ def test_a_death_is_known_while_the_engine_hangs(engine, gateway):
 
 
 def test_log_tail_comes_with_the_death(engine, gateway):
-    openenv = docker_support.load_openenv(engine)
+    openenv = docker_support.load_openenv(engine, docker_support.OPENENV_LIGHT)
     argv = list(make_image.OPENENV_COMMAND[2:])  # from "uvicorn" on
     script = f"import sys, runpy; sys.argv = {argv!r}; runpy.run_module('uvicorn', run_name='__main__')"
     g = gateway(environment(engine, openenv, {"command": [make_image.PYTHON, "-c", script]}))
@@ -131,7 +131,7 @@ def test_log_tail_comes_with_the_death(engine, gateway):
 
 
 def test_an_oom_kill_is_told_as_one(engine, gateway):
-    openenv = docker_support.load_openenv(engine)
+    openenv = docker_support.load_openenv(engine, docker_support.OPENENV_LIGHT)
     g = gateway(environment(engine, openenv, {"memory_bytes": "48MiB", "command": [make_image.PYTHON, "-c", "b = b'x' * 10**9"]}))
     reply = g.post("/v1/sessions", {"environment": "e"})
     assert "out of memory (memory_bytes is 50331648)" in reply.text

@@ -19,22 +19,7 @@ from docker_support import SERVE, WORKER, container_of, environment, none_left
 LAYERS, LAYER_BYTES = 3, 24 << 20
 
 
-@pytest.fixture(scope="module")
-def engine():
-    with docker_engine.engine() as e, docker_support.images(e):
-        yield e
-
-
-@pytest.fixture(scope="module")
-def openenv_image(engine):
-    return docker_support.load_openenv(engine)
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_left(engine):
-    before = set(engine.containers("envgate.instance"))
-    yield
-    assert set(engine.containers("envgate.instance")) <= before
+pytestmark = pytest.mark.usefixtures("no_container_left")
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +81,7 @@ def test_a_pull_is_shared_and_tells_how_far_it_is(engine, gateway, registry, lar
         seen.append(state[0].get("launch_progress", {}))
         if all(s["state"] == "STATE_READY" for s in state):
             break
-        assert all(s["state"] in ("STATE_PROVISIONING", "STATE_READY") for s in state), state
+        assert all(s["state"] in ("STATE_PROVISIONING", "STATE_READY") for s in state), [s.get("error") for s in state]
         time.sleep(0.02)
     else:
         raise AssertionError(state)
@@ -151,7 +136,7 @@ def test_a_pull_that_is_refused(engine, gateway, tmp_path):
 # --- ports -------------------------------------------------------------------------------------------------------------------------------
 
 
-def image_with_ports(engine, openenv_image, name, ports):
+def image_with_ports(engine, name, ports):
     """The same worker; whatever the tests' images expose is taken out, as only an import without EXPOSE can."""
     tar = make_image.program_tar(docker_support.BIN)
     changes = [f"EXPOSE {port}" for port in ports]
@@ -165,15 +150,15 @@ def image_with_ports(engine, openenv_image, name, ports):
     [([7860], 7860), ([9000], 9000), ([9001, 7860, 5000], 7860), ([9001, 8000, 7860], 8000), ([9002, 9001], 9001), (["9001/udp"], 7860), ([], 8000), ([], 7860)],
     ids=str,
 )
-def test_ports_that_the_image_exposes(engine, openenv_image, gateway, exposed, listens, publish):
-    image = image_with_ports(engine, openenv_image, "envgate-test/ports:1", exposed)
+def test_ports_that_the_image_exposes(engine, gateway, exposed, listens, publish):
+    image = image_with_ports(engine, "envgate-test/ports:1", exposed)
     g = gateway(environment(engine, image, {"publish": publish, "command": [*SERVE[:-1], f"0.0.0.0:{listens}"]}))
     session = g.create("e")
     assert g.post(session + "/reset").status_code == 200
 
 
-def test_nothing_exposed_and_nothing_answers(engine, openenv_image, gateway):
-    image = image_with_ports(engine, openenv_image, "envgate-test/ports:1", [])
+def test_nothing_exposed_and_nothing_answers(engine, gateway):
+    image = image_with_ports(engine, "envgate-test/ports:1", [])
     g = gateway(environment(engine, image, {"command": [*SERVE[:-1], "0.0.0.0:9999"]}, ready_timeout_s=1))
     text = g.post("/v1/sessions", {"environment": "e"}).text
     assert "answers at port 8000 or 7860" in text and '\\"port\\"' in text
@@ -198,8 +183,8 @@ def python(script):
     return {"command": [make_image.PYTHON, "-u", "-c", script]}
 
 
-def test_exits_at_boot(engine, openenv_image, gateway):
-    g = gateway(environment(engine, openenv_image, python("print('no license'); raise SystemExit(4)")))
+def test_exits_at_boot(engine, light_image, gateway):
+    g = gateway(environment(engine, light_image, python("print('no license'); raise SystemExit(4)")))
     text = g.post("/v1/sessions", {"environment": "e"}).text
     assert "the worker exited with code 4\\nIts last output:\\nno license" in text
     none_left(engine, g)
@@ -212,19 +197,19 @@ def test_listens_on_another_port(engine, gateway):
     none_left(engine, g)
 
 
-def test_hangs_at_boot(engine, openenv_image, gateway):
-    g = gateway(environment(engine, openenv_image, python("import time; print('loading'); time.sleep(1000)"), ready_timeout_s=1, stop_grace_s=1))
+def test_hangs_at_boot(engine, light_image, gateway):
+    g = gateway(environment(engine, light_image, python("import time; print('loading'); time.sleep(1000)"), ready_timeout_s=1, stop_grace_s=1))
     text = g.post("/v1/sessions", {"environment": "e"}).text
     assert "not ready in time" in text and "loading" in text
     none_left(engine, g)
 
 
-def test_health_without_websocket(engine, openenv_image, gateway):
+def test_health_without_websocket(engine, light_image, gateway):
     """404 is a worker of the older kind, which has none; anything that may pass is not ready."""
-    g = gateway(environment(engine, openenv_image, python(SERVER.format(status=404))))
+    g = gateway(environment(engine, light_image, python(SERVER.format(status=404))))
     assert g.get(g.create("e")).json()["state"] == "STATE_READY"
     assert g.stop() == 0
-    g = gateway(environment(engine, openenv_image, python(SERVER.format(status=503)), ready_timeout_s=1.5))
+    g = gateway(environment(engine, light_image, python(SERVER.format(status=503)), ready_timeout_s=1.5))
     text = g.post("/v1/sessions", {"environment": "e"}).text
     assert "not ready in time" in text and "/ws" in text
     none_left(engine, g)
@@ -247,26 +232,26 @@ raise SystemExit(5)
 """
 
 
-def looked(engine, openenv_image, gateway, docker, **keys):
-    g = gateway(environment(engine, openenv_image, {**docker, **python(LOOK)}, **keys), env={**os.environ, "GATEWAY_ONLY": "1"})
+def looked(engine, light_image, gateway, docker, **keys):
+    g = gateway(environment(engine, light_image, {**docker, **python(LOOK)}, **keys), env={**os.environ, "GATEWAY_ONLY": "1"})
     text = g.post("/v1/sessions", {"environment": "e"}).json()
     none_left(engine, g)
     return json.loads(text["error"]["message"].split("Its last output:\n")[1])
 
 
-def test_by_default_a_container_may_little(engine, openenv_image, gateway):
-    seen = looked(engine, openenv_image, gateway, {}, env_vars={"MINE": "x"})
+def test_by_default_a_container_may_little(engine, light_image, gateway):
+    seen = looked(engine, light_image, gateway, {}, env_vars={"MINE": "x"})
     assert (seen["caps"], seen["nnp"], seen["root"], seen["tmp"]) == (0, 1, True, True)
     assert {"MINE", "PATH", "PYTHONPATH"} <= set(seen["env"]) and "GATEWAY_ONLY" not in seen["env"]
 
 
-def test_read_only_mounts_and_capabilities(engine, openenv_image, gateway, tmp_path):
+def test_read_only_mounts_and_capabilities(engine, light_image, gateway, tmp_path):
     for name in ("ro", "rw"):
         (tmp_path / name).mkdir()
     mounts = [f"{tmp_path}/ro:/mnt/ro:ro", f"{tmp_path}/rw:/mnt/rw"]
-    seen = looked(engine, openenv_image, gateway, {"read_only": True, "mounts": mounts, "cap_add": ["SETUID"]})
+    seen = looked(engine, light_image, gateway, {"read_only": True, "mounts": mounts, "cap_add": ["SETUID"]})
     assert (seen["caps"], seen["root"], seen["tmp"], seen["ro"], seen["rw"]) == (1 << 7, False, True, False, True)
-    g = gateway(environment(engine, openenv_image, {"mounts": [f"{tmp_path}/none:/mnt/x"]}))
+    g = gateway(environment(engine, light_image, {"mounts": [f"{tmp_path}/none:/mnt/x"]}))
     assert f"{tmp_path}/none" in g.post("/v1/sessions", {"environment": "e"}).text
 
 

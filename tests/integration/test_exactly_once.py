@@ -334,7 +334,7 @@ def test_leases_and_idle_timeouts(gateway):
 
 
 def test_worker_that_never_answers_is_given_up(gateway):
-    g = gateway({"environments": {"e": builtin("echo", "--faults", step_timeout_s=0.5)}})
+    g = gateway({"environments": {"e": builtin("echo", "--faults", step_timeout_s=0.5, stop_grace_s=1)}})
     session = g.sessions.CreateSession(pb.CreateSessionRequest(environment="e")).name
     with pytest.raises(grpc.RpcError) as error:
         g.sessions.Step(pb.StepRequest(session=session, action=action("x", fault="hang")), timeout=20)

@@ -4,7 +4,7 @@
 import grpc
 import pytest
 from conftest import builtin, code_of
-from test_providers import UV, config, episode, uv_project  # noqa: F401  (a fixture)
+from test_providers import UV, config, episode
 
 from envgate.v1 import session_service_pb2 as pb
 
@@ -52,7 +52,7 @@ def test_malformed_sources(gateway):
     assert "env_vars does not allow PATH" in denied(g, image="echo:1", env_vars={"PATH": "/evil"})
 
 
-def test_callers_of_a_source_share_real_workers(gateway, uv_project):  # noqa: F811
+def test_callers_of_a_source_share_real_workers(gateway, uv_project):
     g = gateway(
         allowing(
             paths=[str(uv_project)],
@@ -90,7 +90,7 @@ def test_an_allowed_image_goes_to_docker(gateway):
     denied(g, image="evil:1")
 
 
-def test_the_number_of_sources_is_limited(gateway, uv_project):  # noqa: F811
+def test_the_number_of_sources_is_limited(gateway, uv_project):
     g = gateway(
         allowing(paths=[str(uv_project)], env_vars=["ECHO_LABEL"], max_pools=1, common={"ready_timeout_s": 500, "worker_idle_s": 0, "uv": {"path": str(UV)}})
     )

@@ -100,7 +100,7 @@ def test_a_worker_that_dies_at_boot_is_known_at_once(gateway):
 
 def test_a_warm_pool_of_real_workers_serves_at_once(gateway):
     """CreateSession's p50 from a warm pool must be under 5 ms."""
-    g = gateway(config(e=uvicorn("openenv-0.10.0", ECHO, min_workers=2, max_workers=2)))
+    g = gateway(config(e=uvicorn("openenv-0.2.0", ECHO, min_workers=2, max_workers=2)))
     wait_ready(g, 2)
     assert not g.log("session.created")
     p50s = []
@@ -355,7 +355,7 @@ def test_a_slow_health_ends_no_session_of_a_real_old_worker(gateway):
 # --- the drain
 
 PROVIDED = {
-    "process": lambda: uvicorn("openenv-0.10.0", ECHO),
+    "process": lambda: uvicorn("openenv-0.2.0", ECHO),
     "older": lambda: uvicorn("openenv-core-0.1.0", LEGACY),
     "builtin": lambda: builtin("echo", "--faults"),
 }

@@ -13,7 +13,7 @@ import threading
 import time
 
 import pytest
-from conftest import BIN, ROOT, SLOW, VENVS, builtin, busy_machine, seconds_of
+from conftest import BIN, ROOT, SLOW, VENVS, builtin, busy_machine, openenv_project, seconds_of
 
 ENVS = ROOT / "tests/envs"
 UV = ROOT / "build/venv/bin/uv"
@@ -172,18 +172,10 @@ def test_workers_get_a_clean_environment(gateway):
 # --- uv
 
 
-@pytest.fixture(scope="module")
-def uv_project():
-    """A copy of the project that keeps its environment from run to run, so that the packages are installed once."""
-    folder = ROOT / "build/uv-project/echo_env"
-    shutil.copytree(ENVS / "echo_env", folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__", ".venv"))
-    return folder
-
-
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("app", [None, "server.app:app"])
-def test_uv_runs_a_real_project(gateway, uv_project, tmp_path, app):
-    uv = {"project": str(uv_project), "path": str(UV), **({"app": app} if app else {})}
+@pytest.mark.parametrize("version, app", [("0.10.0", None), ("0.2.0", "server.app:app")])
+def test_uv_runs_a_real_project(gateway, version, app):
+    uv = {"project": str(openenv_project(version)), "path": str(UV), **({"app": app} if app else {})}
     g = gateway(config(e={"uv": uv, "ready_timeout_s": 500}))
     reply = g.http.post(g.url + "/v1/sessions", json={"environment": "e"}, timeout=550)
     assert reply.status_code == 200, reply.text

@@ -154,7 +154,7 @@ def without_times(result, like):
 
 def test_one_that_never_answers(gateway):
     """A batch without a deadline ends when the environment's step_timeout_s gives the worker up; and other calls go on meanwhile."""
-    g = gateway({"environments": {"e": builtin("echo", "--faults", sessions_per_worker=1, max_workers=4, step_timeout_s=1.0)}}, "--threads", "2")
+    g = gateway({"environments": {"e": builtin("echo", "--faults", sessions_per_worker=1, max_workers=4, step_timeout_s=1.0, stop_grace_s=1)}}, "--threads", "2")
     names = create_many(g, 4)
     future = g.sessions.StepBatch.future(pb.StepBatchRequest(items=[step(n, "x", **({"fault": "hang"} if k == 2 else {})) for k, n in enumerate(names)]))
     g.wait_for(lambda: g.metric("envgate_sessions", state="busy") == 1)
