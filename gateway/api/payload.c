@@ -162,7 +162,8 @@ static bool tensors_message(const struct payload_scope *scope, const struct tens
     to->tensor.dtype = specs->at[i].dtype;
     to->tensor.n_shape = (size_t)tensors[i].rank;
     to->tensor.shape = tensors[i].shape;
-    to->tensor.data = (ProtobufCBinaryData){tensors[i].n, (uint8_t *)bytes->data.p + tensors[i].at};
+    if (tensors[i].n)
+      to->tensor.data = (ProtobufCBinaryData){tensors[i].n, (uint8_t *)bytes->data.p + tensors[i].at};
     if (!to->entry.key)
       return err_nomem(e);
     entries[m->n_tensors++] = &to->entry;

@@ -221,9 +221,8 @@ static bool put_arrays(struct output *o, const struct entry *entry, size_t first
 
 static bool put_tensor(struct output *o, const struct entry *entry)
 {
-  const uint8_t *data = entry->tensor->data.data;
-  if (data)
-    data += o->row * entry->row;
+  static const uint8_t none[8]; // a tensor without elements has no data
+  const uint8_t *data = entry->tensor->data.len ? entry->tensor->data.data + o->row * entry->row : none;
   return put_arrays(o, entry, o->w->by_row, &data);
 }
 
