@@ -161,8 +161,7 @@ static bool batch_check(const struct batch_request *q, struct err *e)
     return err_field(e, REASON_INVALID_REQUEST, "items", "items has %zu %s; at most %d are allowed", q->n, what, ITEMS_MAX);
   if (q->wait != ENVGATE__V1__STEP_BATCH_REQUEST__WAIT__WAIT_UNSPECIFIED && q->wait != ENVGATE__V1__STEP_BATCH_REQUEST__WAIT__WAIT_ALL)
     return err_field(e, REASON_INVALID_REQUEST, "wait", "wait: %d is no way to wait; use WAIT_ALL", (int)q->wait);
-  struct payload_terms terms;
-  return payload_terms_read(NULL, q->format, NULL, 0, &terms, e);
+  return payload_format_check(q->format, e);
 }
 
 // A batch goes to where its first session is, since the others are likely to be there, too.

@@ -131,8 +131,7 @@ static void schema_start(struct call *c)
     return;
   struct err e;
   struct schema_call *sc = NULL;
-  struct payload_terms terms; // a schema has no tensors
-  if (payload_terms_read(&c->arena, q->payload_format, NULL, 0, &terms, &e) && payload_terms_check(&terms, &e)) {
+  if (payload_format_check(q->payload_format, &e)) {
     sc = malloc(sizeof *sc);
     if (!sc)
       err_nomem(&e);

@@ -88,8 +88,6 @@ bool step_reply_fill(struct step_reply *reply, const struct payload_scope *scope
                      const struct outcome *o, const struct waiter *w, nsec arrived, struct err *e)
 {
   Envgate__V1__StepResult *result = &reply->result;
-  bool tensors = terms->format == ENVGATE__V1__PAYLOAD_FORMAT__PAYLOAD_FORMAT_TENSORS;
-  Envgate__V1__PayloadFormat others = tensors ? ENVGATE__V1__PAYLOAD_FORMAT__PAYLOAD_FORMAT_JSON : terms->format; // the paths are the observation's
   reply->bytes = (struct payload_bytes){0};
   envgate__v1__step_result__init(result);
   envgate__v1__timings__init(&reply->timings);
@@ -115,7 +113,7 @@ bool step_reply_fill(struct step_reply *reply, const struct payload_scope *scope
   reply->timings.worker_us = (int64_t)(o->worker_time / NSEC_PER_US);
   result->timings = &reply->timings;
   return payload_write_by(scope, o->observation, terms, &reply->observation, &result->observation, &reply->bytes, e) &&
-         payload_write(scope, o->metadata, others, &reply->metadata, &result->metadata, e);
+         payload_write(scope, o->metadata, terms->format, &reply->metadata, &result->metadata, e);
 }
 
 static void reply_result(struct episode_call *ec, const struct outcome *o, const char *session)

@@ -72,7 +72,7 @@ bool payload_read(const struct payload_scope *scope, const Envgate__V1__Payload 
   return json_check(*json, max_depth(scope), field, type, e);
 }
 
-static bool format_check(Envgate__V1__PayloadFormat format, struct err *e)
+bool payload_format_check(Envgate__V1__PayloadFormat format, struct err *e)
 {
   if (format >= ENVGATE__V1__PAYLOAD_FORMAT__PAYLOAD_FORMAT_UNSPECIFIED && format <= ENVGATE__V1__PAYLOAD_FORMAT__PAYLOAD_FORMAT_TENSORS)
     return true;
@@ -84,8 +84,10 @@ bool payload_terms_read(struct arena *a, Envgate__V1__PayloadFormat format, Envg
                         struct payload_terms *terms, struct err *e)
 {
   *terms = (struct payload_terms){.format = format};
-  if (!format_check(format, e) || !n)
-    return n == 0 && format_check(format, e);
+  if (!payload_format_check(format, e))
+    return false;
+  if (!n)
+    return true;
   if (!tensor_specs_check(tensors, n, "tensors", e))
     return false;
   void *memory = arena_alloc(a, tensor_specs_size(tensors, n));
@@ -95,13 +97,14 @@ bool payload_terms_read(struct arena *a, Envgate__V1__PayloadFormat format, Envg
   return true;
 }
 
+Envgate__V1__PayloadFormat payload_format_choose(Envgate__V1__PayloadFormat wish, int fallback)
+{
+  return wish == ENVGATE__V1__PAYLOAD_FORMAT__PAYLOAD_FORMAT_UNSPECIFIED ? (Envgate__V1__PayloadFormat)fallback : wish;
+}
+
 struct payload_terms payload_terms_choose(struct payload_terms own, struct payload_terms fallback)
 {
-  if (own.format == ENVGATE__V1__PAYLOAD_FORMAT__PAYLOAD_FORMAT_UNSPECIFIED)
-    own.format = fallback.format;
-  if (!own.tensors)
-    own.tensors = fallback.tensors;
-  return own;
+  return (struct payload_terms){payload_format_choose(own.format, (int)fallback.format), own.tensors ? own.tensors : fallback.tensors};
 }
 
 bool payload_terms_check(const struct payload_terms *terms, struct err *e)

@@ -27,10 +27,15 @@ bool payload_read(const struct payload_scope *scope, const Envgate__V1__Payload 
 // The JSON of a request's tensors, or of their row of that number, in the arena. False: `e`.
 bool payload_of_tensors(const struct payload_scope *scope, const struct tensor_writer *w, size_t row, struct str *json, struct err *e);
 
-// Fills `p` with valid JSON in a format other than tensors; JSON codecs splice the bytes whatever the format. The message points to `json`, which must live until the reply is
+// Fills `p` with valid JSON in a format, where tensors are JSON, too (see payload_write_by); JSON codecs splice the bytes whatever the format. The message points to `json`, which must live until the reply is
 // written. "" leaves *slot NULL. False: `e`.
 bool payload_write(const struct payload_scope *scope, struct str json, Envgate__V1__PayloadFormat format, Envgate__V1__Payload *p,
                    Envgate__V1__Payload **slot, struct err *e);
+
+// A format that a request names must be one there is.
+bool payload_format_check(Envgate__V1__PayloadFormat format, struct err *e);
+// The format to write in: the request's own wish, or what the session says.
+Envgate__V1__PayloadFormat payload_format_choose(Envgate__V1__PayloadFormat wish, int fallback);
 
 // How payloads are to be written.
 struct payload_terms {
