@@ -15,9 +15,9 @@ enum { FILE_MAX = 1 << 20 };
 
 static const char default_file[] =
     "{\"environments\": {"
-    "\"echo\": {\"description\": \"Answers with what it is sent.\", \"builtin\": {\"environment\": \"echo\"}},"
-    "\"cartpole\": {\"description\": \"Balances a pole on a cart.\", \"builtin\": {\"environment\": \"cartpole\"}},"
-    "\"pixels\": {\"description\": \"Shows frames of 84 by 84 pixels.\", \"builtin\": {\"environment\": \"pixels\"}}}}";
+    "\"echo\": {\"description\": \"Answers with what it is sent.\", \"builtin\": {\"environment\": \"echo\"}, \"sessions_per_worker\": 64},"
+    "\"cartpole\": {\"description\": \"Balances a pole on a cart.\", \"builtin\": {\"environment\": \"cartpole\"}, \"sessions_per_worker\": 64},"
+    "\"pixels\": {\"description\": \"Shows frames of 84 by 84 pixels.\", \"builtin\": {\"environment\": \"pixels\"}, \"sessions_per_worker\": 64}}}";
 
 // The path of this program, for starting it as a worker; stays right when the working directory changes.
 static char *own_program(void)

@@ -25,6 +25,25 @@ class Timeout(Error, TimeoutError):
     """The reply did not come in time. The step goes on in the environment; the same request_id collects its reply."""
 
 
+class BatchError(Error):
+    """Some environments of a vector failed; the others were stepped.
+
+    `errors` has an Error for each that failed, by its index. `results` is what step() or reset() would have returned, where the rows of those that failed are
+    zeros. VectorEnv.replace() puts new sessions into the places of those that are lost.
+    """
+
+    def __init__(self, errors, results):
+        first, error = next(iter(sorted(errors.items())))
+        more = f", and {len(errors) - 1} more" if len(errors) > 1 else ""
+        super().__init__(f"environment {first}: {error}{more}", error.code, error.reason)
+        self.errors, self.results = errors, results
+
+    @property
+    def lost(self):
+        """The indices of those whose sessions are lost."""
+        return sorted(i for i, e in self.errors.items() if isinstance(e, SessionLost))
+
+
 LOST = {"SESSION_LOST", "SESSION_CLOSED", "SESSION_NOT_FOUND"}
 
 

@@ -28,7 +28,7 @@ def models(env):
     """The Action and the Observation of an environment."""
     action = create_model("GymnasiumAction", __base__=Action, action=(field_of(env.action_space), ...))
     # The 7,056 numbers of a frame come from the environment itself and are not looked at one by one, but the schema tells what they are.
-    observation = create_model("GymnasiumObservation", __base__=Observation, observation=(list | int, ...), terminated=(bool, False), truncated=(bool, False))
+    observation = create_model("GymnasiumObservation", __base__=Observation, observation=(list | int, ...))
     schema = create_model("Seen", observation=(field_of(env.observation_space), ...)).model_json_schema()["properties"]["observation"]
     observation.model_config["json_schema_extra"] = lambda s: s["properties"].update(observation=schema)
     observation.model_rebuild(force=True)

@@ -48,8 +48,10 @@ class GymnasiumEnvironment(Environment):
         self._env = make()
         self._state = State(episode_id=str(uuid.uuid4()), step_count=0)
 
-    def _observe(self, observation, info, **fields):
-        return GymnasiumObservation(observation=plain(observation), metadata=plain(info), **fields)
+    def _observe(self, observation, info, terminated=False, truncated=False, reward=None):
+        # What kind of end it was has no place of its own in OpenEnv's replies: it goes with the metadata.
+        metadata = {**plain(info), "terminated": bool(terminated), "truncated": bool(truncated)}
+        return GymnasiumObservation(observation=plain(observation), metadata=metadata, reward=reward, done=bool(terminated or truncated))
 
     def reset(self, seed=None, episode_id=None, **options):
         self._state = State(episode_id=episode_id or str(uuid.uuid4()), step_count=0)
@@ -61,8 +63,7 @@ class GymnasiumEnvironment(Environment):
             given = np.asarray(given, self._env.action_space.dtype)
         observation, reward, terminated, truncated, info = self._env.step(given)
         self._state.step_count += 1
-        ends = {"done": bool(terminated or truncated), "terminated": bool(terminated), "truncated": bool(truncated)}
-        return self._observe(observation, info, reward=float(reward), **ends)
+        return self._observe(observation, info, terminated, truncated, float(reward))
 
     @property
     def state(self):
