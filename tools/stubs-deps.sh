@@ -18,7 +18,7 @@ for program in go cargo node npm $([ "$what" != clients ] || echo java mvn); do
 done
 tools/deps.sh debian python3 python3-venv protobuf-compiler libprotobuf-dev protobuf-compiler-grpc protobuf-compiler-grpc-java-plugin protobuf-c-compiler
 if [ "$what" = clients ]; then
-  tools/deps.sh debian gcc g++ make cmake pkg-config libgrpc++-dev libprotobuf-c-dev libcurl4-openssl-dev libcjson-dev
+  tools/deps.sh debian gcc g++ make cmake pkg-config libgrpc++-dev libprotobuf-c-dev libcurl4-openssl-dev libcjson-dev chromium openssl
   tools/deps.sh grpcurl
 fi
 

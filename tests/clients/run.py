@@ -8,6 +8,7 @@ import os
 import pathlib
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -17,6 +18,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 BUILD = ROOT / "build/clients"
 sys.path.insert(0, str(ROOT / "tests/integration"))
+from certificates import make_ca, make_leaf  # noqa: E402
 from conftest import Gateway, builtin  # noqa: E402
 
 CONFIG = {
@@ -27,7 +29,12 @@ CONFIG = {
     }
 }
 # What the types promise is compiled, too.
-NODE = [["npm", "ci", "--silent", "--no-audit", "--no-fund", "--ignore-scripts"], ["node_modules/.bin/tsc", "-p", "."]]
+NODE = [
+    ["npm", "ci", "--silent", "--no-audit", "--no-fund", "--ignore-scripts"],
+    ["node_modules/.bin/tsc", "-p", "."],
+]
+BUNDLE = ["node_modules/.bin/esbuild", "page.js", "--bundle", "--format=esm", "--outdir=page", "--log-level=warning"]
+BROWSER = [sys.executable, str(HERE / "browser.py"), "PORT"]
 PIP = [str(BUILD / "venv/bin/pip"), "install", "-q", "--disable-pip-version-check"]
 GO_ENV = {"GOFLAGS": "-mod=readonly", "GOTOOLCHAIN": "local"}
 
@@ -40,7 +47,7 @@ def cmake(*extra):
 
 
 # What is copied into build/clients/FOLDER, where the page's program goes in it, how it is built there, and how each program is run: ADDRESS is the
-# gateway's. A folder that two clients share is built once.
+# gateway's, which speaks TLS, too, and PORT that of web pages which may call it. A folder that two clients share is built once, but for "and".
 CLIENTS = {
     "grpcurl": {"session": [sys.executable, str(HERE / "grpcurl.py"), "ADDRESS", str(ROOT / "build/tools/grpcurl")]},
     "python": {
@@ -89,6 +96,21 @@ CLIENTS = {
         "session": ["node", "connect.js", "ADDRESS", "web"],
         "trainer": ["node", "-e", 'import("./web.js").then(({ train }) => train("http://ADDRESS", console.log))'],
     },
+    "browser": {
+        "folder": "node",
+        "page": ("web.md", "js", "web.js"),
+        "build": NODE,
+        "and": [BUNDLE],
+        "session": [*BROWSER, "http://ADDRESS", "session"],
+        "trainer": [*BROWSER, "http://ADDRESS", "trainer"],
+    },
+    "browser-grpc-web": {
+        "folder": "node",
+        "page": ("web.md", "js", "web.js"),
+        "build": NODE,
+        "and": [BUNDLE],
+        "session": [*BROWSER, "https://ADDRESS", "session", "grpc-web"],
+    },
     "rust": {
         "page": ("rust.md", "rust", "src/bin/trainer.rs"),
         "build": [["cargo", "build", "-q", "--locked"]],
@@ -108,6 +130,12 @@ CLIENTS = {
         "trainer": ["out/trainer", "ADDRESS"],
     },
 }
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as s:
+        return s.getsockname()[1]
+
 
 def page(name, language):
     """The program on a page and what the page says it prints."""
@@ -140,6 +168,8 @@ def prepare(name, client, built):
         for command in client.get("build", []):
             run(command, ROOT if command[0].endswith("deps.sh") else there, 500, client.get("env"))
         built.add(folder)
+    for command in client.get("and", []):
+        run(command, there, 60)
     return there
 
 
@@ -175,13 +205,17 @@ def main():
         folders[name] = prepare(name, CLIENTS[name], built)
 
     def check(name, program, want):
-        command = [part.replace("ADDRESS", gateway.listen) for part in CLIENTS[name][program]]
+        command = [part.replace("ADDRESS", gateway.listen).replace("PORT", str(port)) for part in CLIENTS[name][program]]
         return difference(run(command, folders[name], 120), want)
 
     ready = [name for name in names if report.step(f"{name}: build", lambda name=name: build(name))]
     transcript = (HERE / "transcript.txt").read_text()
     with tempfile.TemporaryDirectory() as tmp:
-        gateway = Gateway(CONFIG, "--state-dir", tmp, tmp=pathlib.Path(tmp))
+        folder = pathlib.Path(tmp)
+        pair = make_leaf(make_ca(folder, "authority"), "server")
+        tls = ["--tls-cert-file", str(pair.cert), "--tls-key-file", str(pair.key), "--tls-plaintext", "allow"]
+        port = free_port()
+        gateway = Gateway(CONFIG, "--state-dir", tmp, *tls, "--cors-allowed-origins", f"http://127.0.0.1:{port}", tmp=folder)
         for name in ready:
             if "session" in CLIENTS[name]:
                 report.step(f"{name}: session", lambda name=name: check(name, "session", transcript))

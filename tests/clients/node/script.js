@@ -56,7 +56,7 @@ export async function runSession(sessions, errors) {
   console.log(`collected ${json((await sessions.step(never)).metadata)}`);
 
   const echo = await sessions.createSession({ environment: "echo" });
-  const data = Buffer.alloc(3 << 20, "abcdefghijklmnopqrstuvwxyz").toString();
+  const data = "abcdefghijklmnopqrstuvwxyz".repeat(1 << 17).slice(0, 3 << 20);
   const large = (await sessions.step({ session: echo.name, action: payload({ message: "large", data }) })).observation.form.value;
   console.log(`large ${large.length} ${fnv(large)}`);
 
