@@ -4,6 +4,7 @@
 #   make run        serves on 127.0.0.1:8080 with the environments echo, cartpole and pixels, and says what to type next
 #   make test       everything: units, integration with real clients and workers, under asan+ubsan, too; ends with the count
 #   make conformance  the suites of others: connectrpc's, grpc-go's interop client and h2spec, which it gets by the Go module proxy; ends with the count
+#   make microhttpd1  the HTTP/1 tests with Debian 13's libmicrohttpd, which is stricter, in place of this machine's
 #   make lint       clang-format, clang-tidy, include layers, banned functions, buf lint and breaking
 #   make bench      CPU-µs a call and calls/s, side by side: worker directly, nginx, envgate REST, envgate gRPC
 #   make bench-peers  the same beside haproxy, Envoy and bridges in Rust, Go and Python, which it builds under build/peers
@@ -79,7 +80,7 @@ LIB := $(OUT)/libenvgate.a
 UNITS := $(patsubst tests/unit/%.c,$(OUT)/tests/%,$(sort $(wildcard tests/unit/test_*.c)))
 FUZZERS := $(patsubst tests/fuzz/%.c,$(OUT)/targets/%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
 
-.PHONY: all run test docs lint bench bench-launch bench-peers chaos fuzz install deps clean distclean help gen test-units test-integration units fuzzers conformance
+.PHONY: all run test docs lint bench bench-launch bench-peers chaos fuzz install deps clean distclean help gen test-units test-integration units fuzzers conformance microhttpd1
 all: $(OUT)/envgate
 
 help:
@@ -161,6 +162,21 @@ conformance:
 	@tools/deps.sh conformance
 	@$(MAKE) --no-print-directory -s -j$(JOBS) $(OUT)/envgate $(OUT)/conformance/server
 	tests/conformance/run.sh $(OUT)
+
+# http.c alone knows libmicrohttpd, so the rest of the program is what there is.
+MHD1 := $(B)/microhttpd1
+MHD1_TESTS := http_front http_bad_input slow_callers tls_front auth
+$(MHD1)/ready: tools/microhttpd1.sh
+	tools/microhttpd1.sh
+	@touch $@
+$(MHD1)/http.o: gateway/front/http.c $(MHD1)/ready $(LIB)
+	$(HIDE)$(CC) -isystem $(MHD1)/usr/include $(CPPFLAGS) $(CFLAGS) $(WARN) -c $< -o $@
+$(MHD1)/envgate: $(OUT)/obj/main.o $(MHD1)/http.o $(LIB)
+	$(QUIET) LD $@
+	$(HIDE)$(CC) $(CFLAGS) $(LDFLAGS) $^ -L$(MHD1)/lib -Wl,-rpath,$(CURDIR)/$(MHD1)/lib $(LDLIBS) -o $@
+microhttpd1: $(MHD1)/envgate
+	ENVGATE_BUILD=$(CURDIR)/$(MHD1) ENVGATE_BIN=$(CURDIR)/$< $(PY) -m pytest $(MHD1_TESTS:%=tests/integration/test_%.py) -q -p no:cacheprovider \
+	  --timeout=300 -n $(JOBS)
 
 deps:
 	tools/deps.sh all

@@ -779,12 +779,19 @@ static size_t leave_escapes(void *ctx, struct MHD_Connection *mhd, char *text)
 #define STRICT
 #endif
 
+// Later releases take a connection in another thread's stead and so in the next run only, unless they are told that there is no other. 0.9.75 never does.
+#if MHD_VERSION >= 0x00097707
+#define ONE_THREAD MHD_USE_NO_THREAD_SAFETY
+#else
+#define ONE_THREAD 0
+#endif
+
 static struct MHD_Daemon *start_daemon(struct http_front *f)
 {
   const struct config *c = f->r->config;
   double idle = c->idle_connection_s < 1 ? 1 : c->idle_connection_s;
-  return MHD_start_daemon(MHD_USE_NO_LISTEN_SOCKET | MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_ALLOW_UPGRADE, 0, NULL, NULL, on_request, f,
-                          MHD_OPTION_CONNECTION_LIMIT, (unsigned)c->max_connections,                                  //
+  return MHD_start_daemon(MHD_USE_NO_LISTEN_SOCKET | MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_ALLOW_UPGRADE | ONE_THREAD, 0, NULL, NULL,
+                          on_request, f, MHD_OPTION_CONNECTION_LIMIT, (unsigned)c->max_connections,                   //
                           MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)c->max_header_bytes + POOL_SLACK,               //
                           MHD_OPTION_CONNECTION_TIMEOUT, idle > INT_MAX ? (unsigned)INT_MAX : (unsigned)(idle + 0.5), //
                           STRICT                                                                                      //

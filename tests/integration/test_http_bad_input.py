@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What callers of the HTTP/1 front get wrong, on purpose or not: each has its documented status, reason and field, and hurts nobody else."""
 
+import ctypes
 import json
+import re
 import socket
+import subprocess
 
 import conftest
 import pytest
@@ -200,6 +203,36 @@ SMUGGLING = {
 def test_framing(shared_gateway, name):
     status, _, closed, _ = raw(shared_gateway, SMUGGLING[name] + b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
     assert status == 400 and closed
+
+
+# What libmicrohttpd 0.9.75 hides from the gateway (docs/SECURITY.md).
+HIDDEN = {
+    "obs-fold": b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-A: b\r\n c\r\n\r\n",
+    "bare-lf": b"GET /healthz HTTP/1.1\nHost: x\n\n",
+    "bare-lf-in-the-fields": b"GET /healthz HTTP/1.1\r\nHost: x\nX-A: b\r\n\r\n",
+    "nul-in-a-value": b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-A: b\0c\r\n\r\n",
+    "nul-in-the-target": b"GET /healthz\0x HTTP/1.1\r\nHost: x\r\n\r\n",
+    "empty-name": b"GET /healthz HTTP/1.1\r\nHost: x\r\n: b\r\n\r\n",
+    "spaces-in-the-request-line": b"GET  /healthz HTTP/1.1\r\nHost: x\r\n\r\n",
+}
+
+
+def microhttpd_version():
+    """Of the library that the program loads, as (major, minor, patch)."""
+    loaded = subprocess.run(["ldd", conftest.BIN], capture_output=True, text=True, check=True).stdout
+    (path,) = re.findall(r"libmicrohttpd\.so\S* => (\S+)", loaded)
+    version = ctypes.CDLL(path).MHD_get_version
+    version.restype = ctypes.c_char_p
+    return tuple(map(int, version().decode().split(".")[:3]))
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+def test_what_0_9_75_hides(shared_gateway, name):
+    status, _, closed, body = raw(shared_gateway, HIDDEN[name])
+    if microhttpd_version() >= (1, 0, 0):
+        assert status == (0 if name == "nul-in-the-target" else 400) and closed
+    else:
+        assert status == 200 and body == b"ok\n"
 
 
 OTHERS = {
