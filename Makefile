@@ -165,7 +165,7 @@ conformance:
 
 # http.c alone knows libmicrohttpd, so the rest of the program is what there is.
 MHD1 := $(B)/microhttpd1
-MHD1_TESTS := http_front http_bad_input slow_callers tls_front auth
+MHD1_TESTS := http_front http_bad_input slow_callers tls_front auth websocket
 $(MHD1)/ready: tools/microhttpd1.sh
 	tools/microhttpd1.sh
 	@touch $@

@@ -2,6 +2,7 @@
 """Pages of another origin (cors_allowed_origins): preflights, and what a page may read of answers, by every protocol on HTTP/1.1 and HTTP/2. What a real browser makes
 of it tests/clients/browser.py shows."""
 
+import socket
 import subprocess
 
 import pytest
@@ -115,6 +116,18 @@ def test_other_origins(call, origin):
     assert status == 405 and fields_of(fields) == {"vary": "Origin"}
     status, fields, _ = call("POST", "/v1/sessions", {**headers, "content-type": "application/json"}, b'{"environment":"echo"}')
     assert status == 200 and fields_of(fields) == {"vary": "Origin"}
+
+
+def test_websockets(gateway):
+    """CORS is not about them, so the gateway itself must look."""
+    g = gateway(None, "--cors-allowed-origins", LAB)
+    for origin, status in ((LAB, 101), (OTHER, 403), (LAB + ":444", 403), (None, 101)):
+        lines = ["GET /v1/environments/echo/ws HTTP/1.1", "Host: gateway", "Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13"]
+        lines += ["Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", *([f"Origin: {origin}"] if origin else [])]
+        host, port = g.listen.split(":")
+        with socket.create_connection((host, int(port)), timeout=20) as s:
+            s.sendall("\r\n".join([*lines, "", ""]).encode())
+            assert int(s.recv(100).split()[1]) == status, origin
 
 
 def test_off_by_default(call):
