@@ -37,10 +37,15 @@ static void item_fail(struct batch_item *item, const struct err *e)
 // The result must live on when the outcome is gone.
 static bool payload_copy(struct arena *a, Envgate__V1__Payload *payload)
 {
-  if (!payload || payload->form_case != ENVGATE__V1__PAYLOAD__FORM_JSON)
+  if (!payload)
     return true;
-  payload->json.data = (uint8_t *)arena_dup(a, (struct str){(const char *)payload->json.data, payload->json.len});
-  return payload->json.data != NULL;
+  // What else there is of the other forms lies in the part's own memory.
+  ProtobufCBinaryData *json = payload->form_case == ENVGATE__V1__PAYLOAD__FORM_JSON      ? &payload->json
+                              : payload->form_case == ENVGATE__V1__PAYLOAD__FORM_TENSORS ? &payload->tensors->json
+                                                                                         : NULL;
+  if (json)
+    json->data = (uint8_t *)arena_dup(a, (struct str){(const char *)json->data, json->len});
+  return !json || json->data;
 }
 
 static bool item_keep(struct batch_item *item, const struct outcome *o, struct err *e)
@@ -59,14 +64,17 @@ static bool item_keep(struct batch_item *item, const struct outcome *o, struct e
 static bool item_result(struct batch_item *item, const struct outcome *o, struct err *e)
 {
   struct batch_part *p = item->part;
-  size_t bytes = o->observation.n + o->metadata.n;
+  bool tensors = item->terms.format == ENVGATE__V1__PAYLOAD_FORMAT__PAYLOAD_FORMAT_TENSORS;
+  size_t bytes = (tensors ? 0 : o->observation.n) + o->metadata.n;
   if (bytes > p->room)
     return err_set(e, CODE_RESOURCE_EXHAUSTED, REASON_MESSAGE_TOO_LARGE,
                    "the batch's results are too large for one reply; this one was carried out: collect it alone with the same request_id, or make "
                    "smaller batches");
-  if (!step_reply_fill(item->reply, &p->scope, item->format, item->session, o, &item->waiter, p->arrived, e) || !item_keep(item, o, e))
+  p->scope.room = p->room - bytes;
+  item->filled = true;
+  if (!step_reply_fill(item->reply, &p->scope, &item->terms, item->session, o, &item->waiter, p->arrived, e) || !item_keep(item, o, e))
     return false;
-  p->room -= bytes;
+  p->room -= bytes + item->reply->bytes.data.n + item->reply->bytes.rest.n;
   item->message.result = &item->reply->result;
   return true;
 }
@@ -123,7 +131,12 @@ static void item_submit(struct batch_item *item)
     item_fail(item, &e);
     return;
   }
-  item->format = payload_format_choose(item->format, session_payload_format(s));
+  item->terms = payload_terms_choose(item->terms, session_terms(s));
+  if (!payload_terms_check(&item->terms, &e)) {
+    timer_unset(p->at, &item->timer);
+    item_fail(item, &e);
+    return;
+  }
   item->waiting = true;
   p->left++;
   session_submit(s, &item->waiter);
@@ -132,7 +145,7 @@ static void item_submit(struct batch_item *item)
 void part_begin(struct reactor *r, struct task *t)
 {
   struct batch_part *p = CONTAINER_OF(t, struct batch_part, go);
-  (void)r;
+  p->scope.bufs = &r->bufs;
   for (size_t i = 0; i < p->n; i++)
     if (!p->items[i].message.status) // its request is good
       item_submit(&p->items[i]);
@@ -169,18 +182,22 @@ static bool item_pack(struct batch_item *item, struct arena *a)
 static bool item_read(struct batch_item *item, const struct batch_request *q, struct err *e)
 {
   const struct payload_scope *scope = &item->part->scope;
+  struct payload_terms own;
+  bool ok;
   if (q->steps) {
     const Envgate__V1__StepRequest *step = q->steps[item->index];
     item->session = step->session;
     item->timeout_s = step->timeout_s;
-    item->format = payload_format_choose(step->payload_format, (int)q->format);
-    return step_read(scope, step, &item->waiter, e);
+    ok = step_read(scope, step, &item->waiter, &own, e);
+  } else {
+    const Envgate__V1__ResetRequest *reset = q->resets[item->index];
+    item->session = reset->session;
+    item->timeout_s = reset->timeout_s;
+    ok = reset_read(scope, reset, &item->waiter, &own, e);
   }
-  const Envgate__V1__ResetRequest *reset = q->resets[item->index];
-  item->session = reset->session;
-  item->timeout_s = reset->timeout_s;
-  item->format = payload_format_choose(reset->payload_format, (int)q->format);
-  return reset_read(scope, reset, &item->waiter, e);
+  if (ok)
+    item->terms = payload_terms_choose(own, (struct payload_terms){.format = q->format});
+  return ok;
 }
 
 struct batch_item *part_add(struct batch_part *p, size_t index, const struct batch_request *q)
@@ -239,8 +256,11 @@ struct batch_part *part_new(struct batch *b, struct call *c, struct reactor *at)
 
 void part_free(struct batch_part *p)
 {
-  for (size_t i = 0; p->items && i < p->n; i++)
+  for (size_t i = 0; p->items && i < p->n; i++) {
     shared_unref(p->items[i].bytes);
+    if (p->items[i].filled)
+      payload_bytes_return(&p->home->bufs, &p->items[i].reply->bytes);
+  }
   arena_free(&p->arena);
   flow_unref(p->flow);
   free(p);

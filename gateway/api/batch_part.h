@@ -34,9 +34,10 @@ struct batch_item {
   struct batch_part *part;
   size_t index; // in the request
   const char *session;
-  Envgate__V1__PayloadFormat format;
+  struct payload_terms terms;
   double timeout_s;
   bool waiting; // submitted to its session, which has not answered
+  bool filled;  // the result was begun at least
   struct shared *bytes;
   struct step_reply *reply;           // the result; not zeroed
   Envgate__V1__StepBatchItem message; // has a status or a result when the item has ended

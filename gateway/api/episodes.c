@@ -7,7 +7,7 @@
 struct episode_call {
   struct waiter waiter;
   struct call *call;
-  Envgate__V1__PayloadFormat format;
+  struct payload_terms terms;
 };
 
 const char *episode_session_name(const struct call *c)
@@ -54,26 +54,41 @@ bool timeout_apply(struct call *c, double timeout_s, struct err *e)
 
 // --- replies -------------------------------------------------------------------------------------------------------------------------------
 
+// From so many bytes on it is worth it to send tensors from where they are.
+enum { LEND_MIN = 64 << 10 };
+
+// Ends the call with a reply that points into the outcome and `bytes`, which are given back.
+static void reply_from(struct call *c, const ProtobufCMessage *m, struct payload_bytes *bytes, const struct err *e)
+{
+  struct reactor *r = c->owner;
+  struct shared *large = bytes->data.n >= LEND_MIN ? shared_take(NULL, &bytes->data) : NULL;
+  if (large)
+    call_lend(c, large);
+  rpc_finish(c, e ? NULL : m, e);
+  shared_unref(large);
+  payload_bytes_return(&r->bufs, bytes);
+}
+
 static void reply_state(struct episode_call *ec, const struct outcome *o, const char *session)
 {
   struct call *c = ec->call;
   struct err e;
+  struct payload_bytes bytes = {0};
   Envgate__V1__GetStateResponse reply;
   envgate__v1__get_state_response__init(&reply);
   Envgate__V1__Payload state;
   struct payload_scope scope = payload_scope(c);
   reply.session = unconst(session);
   call_lend(c, o->bytes);
-  if (payload_write(&scope, o->state, ec->format, &state, &reply.state, &e))
-    rpc_finish(c, &reply.base, NULL);
-  else
-    fail(c, &e);
+  bool ok = payload_write_by(&scope, o->state, &ec->terms, &state, &reply.state, &bytes, &e);
+  reply_from(c, &reply.base, &bytes, ok ? NULL : &e);
 }
 
-bool step_reply_fill(struct step_reply *reply, const struct payload_scope *scope, Envgate__V1__PayloadFormat format, const char *session,
+bool step_reply_fill(struct step_reply *reply, const struct payload_scope *scope, const struct payload_terms *terms, const char *session,
                      const struct outcome *o, const struct waiter *w, nsec arrived, struct err *e)
 {
   Envgate__V1__StepResult *result = &reply->result;
+  reply->bytes = (struct payload_bytes){0};
   envgate__v1__step_result__init(result);
   envgate__v1__timings__init(&reply->timings);
   result->session = unconst(session);
@@ -97,8 +112,8 @@ bool step_reply_fill(struct step_reply *reply, const struct payload_scope *scope
   reply->timings.queue_us = (int64_t)((sent - arrived) / NSEC_PER_US);
   reply->timings.worker_us = (int64_t)(o->worker_time / NSEC_PER_US);
   result->timings = &reply->timings;
-  return payload_write(scope, o->observation, format, &reply->observation, &result->observation, e) &&
-         payload_write(scope, o->metadata, format, &reply->metadata, &result->metadata, e);
+  return payload_write_by(scope, o->observation, terms, &reply->observation, &result->observation, &reply->bytes, e) &&
+         payload_write(scope, o->metadata, terms->format, &reply->metadata, &result->metadata, e);
 }
 
 static void reply_result(struct episode_call *ec, const struct outcome *o, const char *session)
@@ -108,10 +123,8 @@ static void reply_result(struct episode_call *ec, const struct outcome *o, const
   struct step_reply reply;
   struct payload_scope scope = payload_scope(c);
   call_lend(c, o->bytes);
-  if (step_reply_fill(&reply, &scope, ec->format, session, o, &ec->waiter, c->arrived, &e))
-    rpc_finish(c, &reply.result.base, NULL);
-  else
-    fail(c, &e);
+  bool ok = step_reply_fill(&reply, &scope, &ec->terms, session, o, &ec->waiter, c->arrived, &e);
+  reply_from(c, &reply.result.base, &reply.bytes, ok ? NULL : &e);
 }
 
 static void on_done(struct waiter *w, const struct outcome *o, const struct err *e)
@@ -148,13 +161,23 @@ void episode_cancel(struct call *c, struct err *e)
 
 // --- requests ------------------------------------------------------------------------------------------------------------------------------
 
-// Submits what has been checked.
-static void submit(struct call *c, struct session *s, struct episode_call *ec, double timeout_s, Envgate__V1__PayloadFormat format)
+struct payload_terms session_terms(const struct session *s)
 {
+  return (struct payload_terms){(Envgate__V1__PayloadFormat)session_payload_format(s), session_tensors(s)};
+}
+
+// Submits what has been checked.
+static void submit(struct call *c, struct session *s, struct episode_call *ec, double timeout_s)
+{
+  struct err e;
+  ec->terms = payload_terms_choose(ec->terms, session_terms(s));
+  if (!payload_terms_check(&ec->terms, &e)) {
+    fail(c, &e);
+    return;
+  }
   const struct env_config *env = session_takes_headers(s);
   const struct forward headers = forward_all(c);
   if (env && !forward_to(&headers, env, &c->arena, &ec->waiter.request.headers)) {
-    struct err e;
     err_nomem(&e);
     fail(c, &e);
     return;
@@ -162,7 +185,6 @@ static void submit(struct call *c, struct session *s, struct episode_call *ec, d
   if (timeout_s > 0)
     call_deadline(c, nsec_add(c->arrived, nsec_from_s(timeout_s)));
   ec->call = c;
-  ec->format = payload_format_choose(format, session_payload_format(s));
   ec->waiter.done = on_done;
   ec->waiter.flow = c->flow;
   ec->waiter.flow_key = c->flow_key;
@@ -171,9 +193,9 @@ static void submit(struct call *c, struct session *s, struct episode_call *ec, d
 }
 
 // What every request has.
-static bool terms_check(Envgate__V1__PayloadFormat format, struct str request_id, double timeout_s, struct err *e)
+static bool limits_check(struct str request_id, double timeout_s, struct err *e)
 {
-  return payload_format_check(format, e) && request_id_check(request_id, e) && timeout_check(timeout_s, e);
+  return request_id_check(request_id, e) && timeout_check(timeout_s, e);
 }
 
 static struct episode_call *episode_new(struct call *c)
@@ -187,7 +209,7 @@ static struct episode_call *episode_new(struct call *c)
   return ec;
 }
 
-bool step_read(const struct payload_scope *scope, const Envgate__V1__StepRequest *q, struct waiter *w, struct err *e)
+bool step_read(const struct payload_scope *scope, const Envgate__V1__StepRequest *q, struct waiter *w, struct payload_terms *terms, struct err *e)
 {
   enum json_type type;
   struct str *action = &w->request.action;
@@ -200,7 +222,7 @@ bool step_read(const struct payload_scope *scope, const Envgate__V1__StepRequest
   w->episode_id = str_c(q->episode_id);
   w->has_step_index = q->_step_index_case == ENVGATE__V1__STEP_REQUEST___STEP_INDEX_STEP_INDEX;
   w->step_index = q->step_index;
-  return terms_check(q->payload_format, w->request_id, q->timeout_s, e);
+  return payload_terms_read(scope->arena, q->payload_format, q->tensors, q->n_tensors, terms, e) && limits_check(w->request_id, q->timeout_s, e);
 }
 
 void step_start(struct call *c)
@@ -212,8 +234,8 @@ void step_start(struct call *c)
     return;
   struct err e;
   struct payload_scope scope = payload_scope(c);
-  if (step_read(&scope, q, &ec->waiter, &e))
-    submit(c, s, ec, q->timeout_s, q->payload_format);
+  if (step_read(&scope, q, &ec->waiter, &ec->terms, &e))
+    submit(c, s, ec, q->timeout_s);
   else
     fail(c, &e);
 }
@@ -231,7 +253,7 @@ static bool options_check(const struct config *config, struct str options, struc
   return true;
 }
 
-bool reset_read(const struct payload_scope *scope, const Envgate__V1__ResetRequest *q, struct waiter *w, struct err *e)
+bool reset_read(const struct payload_scope *scope, const Envgate__V1__ResetRequest *q, struct waiter *w, struct payload_terms *terms, struct err *e)
 {
   enum json_type type;
   struct worker_request *request = &w->request;
@@ -249,7 +271,7 @@ bool reset_read(const struct payload_scope *scope, const Envgate__V1__ResetReque
   request->has_seed = q->_seed_case == ENVGATE__V1__RESET_REQUEST___SEED_SEED;
   request->seed = q->seed;
   w->request_id = str_c(q->request_id);
-  return terms_check(q->payload_format, w->request_id, q->timeout_s, e);
+  return payload_terms_read(scope->arena, q->payload_format, q->tensors, q->n_tensors, terms, e) && limits_check(w->request_id, q->timeout_s, e);
 }
 
 void reset_start(struct call *c)
@@ -261,8 +283,8 @@ void reset_start(struct call *c)
     return;
   struct err e;
   struct payload_scope scope = payload_scope(c);
-  if (reset_read(&scope, q, &ec->waiter, &e))
-    submit(c, s, ec, q->timeout_s, q->payload_format);
+  if (reset_read(&scope, q, &ec->waiter, &ec->terms, &e))
+    submit(c, s, ec, q->timeout_s);
   else
     fail(c, &e);
 }
@@ -276,8 +298,8 @@ void get_state_start(struct call *c)
     return;
   struct err e;
   ec->waiter.request.op = OP_STATE;
-  if (terms_check(q->payload_format, ec->waiter.request_id, q->timeout_s, &e))
-    submit(c, s, ec, q->timeout_s, q->payload_format);
+  if (payload_terms_read(&c->arena, q->payload_format, q->tensors, q->n_tensors, &ec->terms, &e) && timeout_check(q->timeout_s, &e))
+    submit(c, s, ec, q->timeout_s);
   else
     fail(c, &e);
 }

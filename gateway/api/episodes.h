@@ -31,10 +31,14 @@ bool timeout_apply(struct call *c, double timeout_s, struct err *e);
 // 0 becomes 100.
 bool page_size_check(int32_t size, size_t *wanted, struct err *e);
 
-// Checks a StepRequest and fills what a waiter asks of the session, with spans into `q` and the scope's arena. The session's name is not looked at. False: `e`.
-bool step_read(const struct payload_scope *scope, const Envgate__V1__StepRequest *q, struct waiter *w, struct err *e);
+// Checks a StepRequest and fills what a waiter asks of the session, with spans into `q` and the scope's arena, and the request's own terms. The session's name is not
+// looked at. False: `e`.
+bool step_read(const struct payload_scope *scope, const Envgate__V1__StepRequest *q, struct waiter *w, struct payload_terms *terms, struct err *e);
 // The same for a ResetRequest.
-bool reset_read(const struct payload_scope *scope, const Envgate__V1__ResetRequest *q, struct waiter *w, struct err *e);
+bool reset_read(const struct payload_scope *scope, const Envgate__V1__ResetRequest *q, struct waiter *w, struct payload_terms *terms, struct err *e);
+
+// How the session's payloads are written. Lives as long as the session.
+struct payload_terms session_terms(const struct session *s);
 
 // What a step that its caller no longer waits for has come to, as DEADLINE_EXCEEDED.
 void step_overdue(enum session_left left, bool has_request_id, struct err *e);
@@ -44,10 +48,11 @@ struct step_reply {
   Envgate__V1__StepResult result;
   Envgate__V1__Timings timings;
   Envgate__V1__Payload observation, metadata;
+  struct payload_bytes bytes; // the caller's to give back, whatever became of it
 };
 
-// Fills it for one waiter whose call came at `arrived`. It points into `session` and the outcome. False: `e`.
-bool step_reply_fill(struct step_reply *reply, const struct payload_scope *scope, Envgate__V1__PayloadFormat format, const char *session,
+// Fills it for one waiter whose call came at `arrived`. It points into `session`, the outcome and its own bytes. False: `e`.
+bool step_reply_fill(struct step_reply *reply, const struct payload_scope *scope, const struct payload_terms *terms, const char *session,
                      const struct outcome *o, const struct waiter *w, nsec arrived, struct err *e);
 
 #endif

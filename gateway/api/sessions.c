@@ -55,6 +55,25 @@ static Envgate__V1__LaunchProgress *progress_message(const struct launch_progres
   return m;
 }
 
+static bool tensors_message(const struct tensor_specs *specs, Envgate__V1__Session *m, struct arena *a)
+{
+  if (!specs)
+    return true;
+  m->tensors = arena_alloc(a, specs->n * sizeof *m->tensors);
+  for (size_t i = 0; m->tensors && i < specs->n; i++) {
+    Envgate__V1__TensorSpec *spec = m->tensors[i] = arena_alloc(a, sizeof *spec);
+    if (!spec)
+      return false;
+    envgate__v1__tensor_spec__init(spec);
+    spec->path = arena_dup(a, specs->at[i].path);
+    spec->dtype = specs->at[i].dtype;
+    m->n_tensors++;
+    if (!spec->path)
+      return false;
+  }
+  return m->tensors;
+}
+
 // The session as a message, wholly in the arena; NULL when out of memory. `standing` may be NULL.
 static Envgate__V1__Session *session_message(const struct session *s, const struct standing *standing, struct arena *a)
 {
@@ -83,6 +102,8 @@ static Envgate__V1__Session *session_message(const struct session *s, const stru
   m->payload_format = (Envgate__V1__PayloadFormat)v.payload_format;
   bool launching = standing && standing->launching;
   m->launch_progress = launching ? progress_message(&standing->progress, a) : NULL;
+  if (!tensors_message(v.tensors, m, a))
+    return NULL;
   return (m->launch_progress || !launching) && m->name && m->environment && m->create_time && m->episode_id && m->worker && (m->error || !v.err)
              ? m
              : NULL;
@@ -212,18 +233,39 @@ static bool create_check(struct call *c, const Envgate__V1__CreateSessionRequest
          timeout_apply(c, q->timeout_s, e);
 }
 
-// On success spec->env is held.
+// The terms of the session's payloads, to be kept by it. *tensors: a reference, or NULL.
+static bool create_terms(const Envgate__V1__CreateSessionRequest *q, struct arena *a, struct shared **tensors, struct err *e)
+{
+  struct payload_terms terms;
+  struct buf memory = {0};
+  *tensors = NULL;
+  if (!payload_terms_read(a, q->payload_format, q->tensors, q->n_tensors, &terms, e) || !payload_terms_check(&terms, e))
+    return false;
+  if (!terms.tensors)
+    return true;
+  size_t size = tensor_specs_size(q->tensors, q->n_tensors);
+  char *to = buf_reserve(&memory, size);
+  if (to) {
+    tensor_specs_make(q->tensors, q->n_tensors, to);
+    memory.n = size;
+    *tensors = shared_take(NULL, &memory);
+  }
+  buf_free(&memory);
+  return *tensors || err_nomem(e);
+}
+
+// On success spec->env and spec->tensors are held.
 static bool create_spec(struct call *c, const Envgate__V1__CreateSessionRequest *q, struct session_spec *spec, struct err *e)
 {
   *spec = (struct session_spec){0};
-  if (!payload_format_check(q->payload_format, e))
+  if (!create_terms(q, &c->arena, &spec->tensors, e))
     return false;
   spec->env = create_environment(c, q, e);
-  if (!spec->env)
-    return false;
-  if (create_check(c, q, spec, e))
+  if (spec->env && create_check(c, q, spec, e))
     return true;
-  env_release(spec->env);
+  if (spec->env)
+    env_release(spec->env);
+  shared_unref(spec->tensors);
   return false;
 }
 
@@ -248,7 +290,8 @@ static void create_start(struct call *c)
   list_init(&creation->asker.link);
   c->state = creation;
   session_create(c->owner, &spec, &creation->waiter);
-  env_release(spec.env); // the call may be over; the session has a hold of its own
+  env_release(spec.env); // the call may be over; the session has holds of its own
+  shared_unref(spec.tensors);
 }
 
 static void note_session(struct call *c, const struct session *s)

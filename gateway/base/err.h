@@ -39,6 +39,7 @@ enum code {
   X(MESSAGE_TOO_LARGE, "A message is over its limit.")                                                               \
   X(JSON_TOO_DEEP, "A message or payload nests deeper than its limit.")                                              \
   X(INVALID_ACTION, "The environment refused the action or the arguments of reset; the session goes on.")            \
+  X(TENSOR_MISMATCH, "What a reply has at a path of `tensors` is no array of that dtype. The call was carried out.") \
   X(METHOD_NOT_FOUND, "There is no such method or path.")                                                            \
   X(MEDIA_TYPE, "The request's content type is not one that the path takes.")                                        \
   X(ENVIRONMENT_NOT_FOUND, "No environment of that name is configured.")                                             \

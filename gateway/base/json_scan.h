@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Private to base/ and its tests: the searches through runs of plain characters in strings, of digits, and of numbers in arrays.
+// Private to base/, transcode/ and their tests: the searches through runs of plain characters in strings, of digits, and of numbers in arrays.
 #ifndef ENVGATE_BASE_JSON_SCAN_H
 #define ENVGATE_BASE_JSON_SCAN_H
 
@@ -147,6 +147,41 @@ static inline uint64_t json_find_sse2(const char *p, char c)
   return found;
 }
 #endif
+
+// The fastest there is of each.
+static inline uint64_t json_digits_in(const char *p)
+{
+#ifdef __SSE2__
+  return json_find_digits_sse2(p);
+#else
+  return json_find_digits_portable(p);
+#endif
+}
+
+static inline uint64_t json_places_in(const char *p, char c)
+{
+#ifdef __SSE2__
+  return json_find_sse2(p, c);
+#else
+  return json_find_portable(p, c);
+#endif
+}
+
+// Eight digits as they lie in memory and are loaded, the first in the lowest byte, and their value: neighbours are joined to pairs, fours and eight.
+static inline uint64_t json_load8(const char *p)
+{
+  uint64_t v;
+  memcpy(&v, p, sizeof v);
+  return le64toh(v);
+}
+
+static inline uint64_t json_value8(uint64_t v)
+{
+  v &= UINT64_C(0x0F0F0F0F0F0F0F0F);
+  v = (v * 10 + (v >> 8)) & UINT64_C(0x00FF00FF00FF00FF);
+  v = (v * 100 + (v >> 16)) & UINT64_C(0x0000FFFF0000FFFF);
+  return (v * 10000 + (v >> 32)) & UINT64_C(0xFFFFFFFF);
+}
 
 // The same as json_scan_numbers below, for unsigned integers without spaces alone. What matters of a block to the next one is carried, so that the
 // processor need not wait for one to begin with the next.

@@ -123,6 +123,7 @@ static void free_session(struct turn_end *t)
   pairs_free(&s->headers);
   shared_unref(s->episode);
   shared_unref(s->last_words);
+  shared_unref(s->tensors);
   free(s->err);
   env_release(s->env);
   free(s);
@@ -459,6 +460,7 @@ static struct session *session_new(struct reactor *r, const struct session_spec 
     return NULL;
   }
   env_hold(s->env);
+  s->tensors = spec->tensors ? shared_ref(spec->tensors) : NULL;
   struct session_table *t = r->sessions;
   s->sequence = ++t->last_sequence;
   list_append(&t->all, &s->link);
@@ -636,6 +638,7 @@ struct session_view session_view(const struct session *s)
       .lease_s = s->lease_s,
       .idle_timeout_s = s->idle_timeout_s,
       .payload_format = s->payload_format,
+      .tensors = session_tensors(s),
       .handed_out = s->handed_out,
   };
 }
@@ -648,6 +651,11 @@ const struct env_config *session_takes_headers(const struct session *s)
 int session_payload_format(const struct session *s)
 {
   return s->payload_format;
+}
+
+const void *session_tensors(const struct session *s)
+{
+  return s->tensors ? s->tensors->buf.p : NULL;
 }
 
 const char *session_id(const struct session *s)

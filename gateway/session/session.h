@@ -66,6 +66,7 @@ struct session_spec {
   const struct env_config *env; // the session holds it
   double lease_s, idle_timeout_s;
   int payload_format;          // the API's, kept for it
+  struct shared *tensors;      // the same; NULL: none. The session takes a reference
   struct str request_id;       // "": none
   struct identity who;         // its owner
   const struct pairs *headers; // the caller's, for the WebSocket upgrade; NULL: none
@@ -152,7 +153,8 @@ struct session_view {
   const struct err *err; // SESSION_LOST: why, also why it never became ready
   double lease_s, idle_timeout_s;
   int payload_format;
-  bool handed_out; // by session_hand_out
+  const void *tensors; // the bytes of session_spec's, or NULL
+  bool handed_out;     // by session_hand_out
 };
 struct session_view session_view(const struct session *s);
 
@@ -161,6 +163,7 @@ const struct env_config *session_takes_headers(const struct session *s);
 
 // The API's payload format of the session, and its id.
 int session_payload_format(const struct session *s);
+const void *session_tensors(const struct session *s); // as session_view's
 const char *session_id(const struct session *s);
 const char *session_worker_id(const struct session *s);
 

@@ -38,6 +38,7 @@ struct session {
   struct list queue;
   int queued;
   int payload_format;
+  struct shared *tensors; // NULL: none
   char worker_id[40];
   struct shared *episode; // its name, with a NUL; NULL: none yet
   int64_t step_index;

@@ -11,6 +11,7 @@
 #include "base/json.h"
 #include "transcode/any.h"
 #include "transcode/json_write.h"
+#include "transcode/tensors.h"
 #include "transcode/text.h"
 
 static bool write_timestamp(struct writer *w, const struct path *at, const ProtobufCMessage *m)
@@ -105,6 +106,14 @@ static bool write_struct(struct writer *w, const struct path *at, const Protobuf
   return write_map(w, &here, m, fields);
 }
 
+static bool write_tensors(struct writer *w, const struct path *at, const Envgate__V1__Tensors *t)
+{
+  char field[sizeof w->e->field];
+  path_text(at, field, sizeof field);
+  const struct tensor_writer *tensors = tensor_writer_new(t, w->o->max_depth, field, NULL, &w->scratch, w->e);
+  return tensors && tensor_writer_put(tensors, 0, w->out, w->e);
+}
+
 static bool write_payload(struct writer *w, const struct path *at, const ProtobufCMessage *m)
 {
   const Envgate__V1__Payload *p = (const Envgate__V1__Payload *)m;
@@ -116,6 +125,8 @@ static bool write_payload(struct writer *w, const struct path *at, const Protobu
     path_text(at, field, sizeof field);
     return json_check(text, w->o->max_depth, field, NULL, w->e) && write_text(w, text);
   }
+  if (p->form_case == ENVGATE__V1__PAYLOAD__FORM_TENSORS && p->tensors)
+    return write_tensors(w, at, p->tensors);
   if (p->form_case == ENVGATE__V1__PAYLOAD__FORM_VALUE && p->value)
     return write_message(w, at, &p->value->base);
   return write_text(w, STR("null"));

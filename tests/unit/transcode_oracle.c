@@ -1,13 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-// Serves gateway/transcode to tests/integration/test_transcode_oracle.py, which compares it with Google's implementation.
+// Serves gateway/transcode to tests/integration/test_transcode_oracle.py, which compares it with Google's implementation, and to test_tensors_oracle.py, which does with NumPy.
 //
 // Reads commands on stdin until it ends: operation (1 byte), options (1 byte), name (u32 length, bytes), message (u32 length, bytes). Writes for each:
-// 1 or 0, and (u32 length, bytes) the result or the error. Numbers are little-endian. Operations: 'j' binary to JSON, 'b' JSON to binary.
+// 1 or 0, and (u32 length, bytes) the result or the error. Numbers are little-endian. Operations: 'j' binary to JSON, 'b' JSON to binary; 't' JSON
+// to an envgate.v1.Payload in tensor form, where the name is a StepRequest in binary that says which.
 // Options: 1 snake_case, 2 emit_defaults, 4 ignore_unknown.
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "api/api.h"
+#include "api/payload.h"
+#include "base/json.h"
+#include "envgate/v1/session_service.pb-c.h"
 #include "transcode/transcode.h"
 #include "transcode_test.pb-c.h"
 
@@ -56,12 +60,28 @@ static void write_result(bool ok, struct str s)
   fflush(stdout);
 }
 
+static bool tensors(struct str request, struct str json, struct arena *a, struct buf *out, struct err *e)
+{
+  const Envgate__V1__StepRequest *q = (const void *)proto_decode(&envgate__v1__step_request__descriptor, request, DEPTH_LIMIT, a, e);
+  struct payload_terms terms;
+  struct buf_pool bufs = {0};
+  struct payload_scope scope = {.arena = a, .codec = CODEC_PROTO, .bufs = &bufs, .room = INPUT_LIMIT};
+  struct payload_bytes bytes = {0};
+  Envgate__V1__Payload payload, *slot;
+  bool ok = q && payload_terms_read(a, ENVGATE__V1__PAYLOAD_FORMAT__PAYLOAD_FORMAT_TENSORS, q->tensors, q->n_tensors, &terms, e) &&
+            payload_terms_check(&terms, e) && json_check(json, DEPTH_LIMIT, "json", NULL, e) &&
+            payload_write_by(&scope, json, &terms, &payload, &slot, &bytes, e) && proto_encode(&payload.base, out, e);
+  payload_bytes_return(&bufs, &bytes);
+  buf_pool_free(&bufs);
+  return ok;
+}
+
 static bool transcode(char operation, int flags, struct str name, struct str bytes, struct buf *out, struct err *e)
 {
   const struct transcode_options options = {
       .max_depth = DEPTH_LIMIT, .types = &envgate_api.types, .snake_case = flags & 1, .emit_defaults = flags & 2, .ignore_unknown = flags & 4};
-  const ProtobufCMessageDescriptor *desc = find(name);
-  if (!desc)
+  const ProtobufCMessageDescriptor *desc = operation == 't' ? NULL : find(name);
+  if (!desc && operation != 't')
     return err_set(e, CODE_NOT_FOUND, NULL, "no such message");
   // The bytes go through a block of exactly their size, so that a sanitizer sees a read past them.
   char *exact = malloc(bytes.n ? bytes.n : 1);
@@ -71,6 +91,12 @@ static bool transcode(char operation, int flags, struct str name, struct str byt
   struct arena a;
   arena_init(&a, (size_t)INPUT_LIMIT * 16);
   struct str text = {exact, bytes.n};
+  if (operation == 't') {
+    bool made = tensors(name, text, &a, out, e);
+    arena_free(&a);
+    free(exact);
+    return made;
+  }
   const ProtobufCMessage *m = operation == 'j' ? proto_decode(desc, text, DEPTH_LIMIT, &a, e) : json_decode(desc, text, &options, &a, e);
   bool ok = m && (operation == 'j' ? json_encode(m, &options, out, e) : proto_encode(m, out, e));
   arena_free(&a);
