@@ -16,6 +16,12 @@ struct batch {
   size_t n;
   int out; // tasks under way, and one while the batch is worked on
   bool stopped;
+
+  // WAIT_ANY. The one number that threads share: how many items must still be done. Who brings it to 0 posts `enough`.
+  bool any;
+  bool enough_due; // `enough` has not run, and counts in `out`: it comes for certain
+  _Atomic int64_t missing;
+  struct task enough;
 };
 
 // --- the end -------------------------------------------------------------------------------------------------------------------------------
@@ -67,14 +73,23 @@ static void batch_reply(struct batch *b)
   rpc_finish(b->call, &reply.base, NULL);
 }
 
-// One task less is under way. With the last the batch ends.
+// One task less is under way. With the last but `enough` the call ends, with that the batch.
 static void batch_let_go(struct batch *b)
 {
-  if (--b->out)
+  if (--b->out > b->enough_due)
     return;
   if (b->call)
     batch_reply(b);
-  batch_free(b);
+  b->call = NULL;
+  if (!b->out)
+    batch_free(b);
+}
+
+void batch_count(struct batch *b, size_t n)
+{
+  int64_t before = atomic_fetch_sub_explicit(&b->missing, (int64_t)n, memory_order_relaxed);
+  if (before > 0 && before <= (int64_t)n)
+    reactor_post(b->home, &b->enough);
 }
 
 void batch_part_back(struct reactor *home, struct task *go)
@@ -111,6 +126,7 @@ static void batch_stop(struct batch *b)
     struct batch_part *p = b->parts[i];
     if (!p || p->back)
       continue;
+    p->go_on = b->any && b->call;
     if (p->at == b->home) {
       part_stop(p);
       continue;
@@ -119,6 +135,16 @@ static void batch_stop(struct batch *b)
     p->stop.run = stop_there;
     reactor_post(p->at, &p->stop);
   }
+  batch_let_go(b);
+}
+
+// This turn has brought enough; what it has brought beyond that is in the parts, too.
+static void on_enough(struct reactor *r, struct task *t)
+{
+  struct batch *b = CONTAINER_OF(t, struct batch, enough);
+  (void)r;
+  b->enough_due = false;
+  batch_stop(b);
   batch_let_go(b);
 }
 
@@ -141,27 +167,50 @@ static struct batch_request request_of(const struct call *c)
 {
   if (c->method->input == &envgate__v1__step_batch_request__descriptor) {
     const Envgate__V1__StepBatchRequest *q = (const void *)c->request;
-    return (struct batch_request){.n = q->n_items, .steps = q->items, .timeout_s = q->timeout_s, .format = q->payload_format, .wait = q->wait};
+    return (struct batch_request){q->n_items, false, {.steps = q->items}, q->timeout_s, q->payload_format, q->wait, q->min_ready};
   }
   const Envgate__V1__ResetBatchRequest *q = (const void *)c->request;
-  return (struct batch_request){.n = q->n_items, .resets = q->items, .timeout_s = q->timeout_s, .format = q->payload_format, .wait = q->wait};
+  return (struct batch_request){q->n_items, true, {.resets = q->items}, q->timeout_s, q->payload_format, q->wait, q->min_ready};
 }
 
 static const char *session_of_item(const struct batch_request *q, size_t i)
 {
-  return q->steps ? q->steps[i]->session : q->resets[i]->session;
+  return q->reset ? q->resets[i]->session : q->steps[i]->session;
+}
+
+static const char *request_id_of_item(const struct batch_request *q, size_t i)
+{
+  return q->reset ? q->resets[i]->request_id : q->steps[i]->request_id;
+}
+
+static bool wait_check(const struct batch_request *q, struct err *e)
+{
+  bool any = q->wait == ENVGATE__V1__STEP_BATCH_REQUEST__WAIT__WAIT_ANY;
+  if (q->wait < 0 || q->wait > ENVGATE__V1__STEP_BATCH_REQUEST__WAIT__WAIT_ANY)
+    return err_field(e, REASON_INVALID_REQUEST, "wait", "wait: %d is no way to wait; use WAIT_ALL or WAIT_ANY", (int)q->wait);
+  if (!any && q->min_ready)
+    return err_field(e, REASON_INVALID_REQUEST, "min_ready", "min_ready goes with WAIT_ANY only");
+  if (q->min_ready < 0 || (size_t)q->min_ready > q->n)
+    return err_field(e, REASON_INVALID_REQUEST, "min_ready", "min_ready is %d; it must be from 1 to the number of items, %zu, or 0 for 1",
+                     q->min_ready, q->n);
+  for (size_t i = 0; any && i < q->n; i++) {
+    if (request_id_of_item(q, i)[0])
+      continue;
+    char field[48];
+    snprintf(field, sizeof field, "items[%zu].request_id", i);
+    return err_field(e, REASON_INVALID_REQUEST, field, "%s is required with WAIT_ANY: it is what collects the item when it is pending", field);
+  }
+  return true;
 }
 
 static bool batch_check(const struct batch_request *q, struct err *e)
 {
-  const char *what = q->steps ? "steps" : "resets";
+  const char *what = q->reset ? "resets" : "steps";
   if (!q->n)
     return err_field(e, REASON_INVALID_REQUEST, "items", "items is required: 1 to %d %s", ITEMS_MAX, what);
   if (q->n > ITEMS_MAX)
     return err_field(e, REASON_INVALID_REQUEST, "items", "items has %zu %s; at most %d are allowed", q->n, what, ITEMS_MAX);
-  if (q->wait != ENVGATE__V1__STEP_BATCH_REQUEST__WAIT__WAIT_UNSPECIFIED && q->wait != ENVGATE__V1__STEP_BATCH_REQUEST__WAIT__WAIT_ALL)
-    return err_field(e, REASON_INVALID_REQUEST, "wait", "wait: %d is no way to wait; use WAIT_ALL", (int)q->wait);
-  return payload_format_check(q->format, e);
+  return wait_check(q, e) && payload_format_check(q->format, e);
 }
 
 // A batch goes to where its first session is, since the others are likely to be there, too.
@@ -181,6 +230,7 @@ static bool parts_make(struct batch *b, const struct batch_request *q, int *wher
     if (!b->parts[at] && !(b->parts[at] = part_new(b, b->call, b->home->all[at])))
       return false;
     b->parts[at]->n++;
+    b->parts[at]->counted = b->any;
   }
   assert(b->n > 0); // batch_check
   size_t share = REPLY_BYTES_MAX / b->n;
@@ -214,6 +264,9 @@ static struct batch *batch_new(struct call *c, const struct batch_request *q)
   b->call = c;
   b->home = c->owner;
   b->n = q->n;
+  b->any = q->wait == ENVGATE__V1__STEP_BATCH_REQUEST__WAIT__WAIT_ANY;
+  b->enough.run = on_enough;
+  atomic_init(&b->missing, q->min_ready ? q->min_ready : 1);
   arena_init(&b->arena, 1 << 20);
   if (batch_fill(b, q))
     return b;
@@ -225,7 +278,8 @@ static struct batch *batch_new(struct call *c, const struct batch_request *q)
 static void batch_go(struct batch *b)
 {
   struct batch_part *own = b->parts[b->home->index];
-  b->out = 1;
+  b->enough_due = b->any;
+  b->out = 1 + b->enough_due;
   for (int i = 0; i < b->home->count; i++) {
     struct batch_part *p = b->parts[i];
     if (!p)

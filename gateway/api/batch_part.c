@@ -13,14 +13,24 @@ static void part_let_go(struct batch_part *p)
 {
   if (--p->left)
     return;
-  metric_add(p->at->metrics, METRIC_batch_items_total, (int64_t)p->n);
+  metric_add(p->at->metrics, METRIC_batch_items_total, (int64_t)(p->n - p->pending));
   metric_add(p->at->metrics, METRIC_batch_items_failed_total, (int64_t)p->failed);
+  metric_add(p->at->metrics, METRIC_batch_items_pending_total, (int64_t)p->pending);
   if (p->at == p->home) {
     batch_part_back(p->home, &p->go);
     return;
   }
   p->go.run = batch_part_back;
   reactor_post(p->home, &p->go);
+}
+
+// An item that was submitted has ended.
+static void item_let_go(struct batch_item *item)
+{
+  struct batch_part *p = item->part;
+  if (p->counted)
+    batch_count(p->batch, 1);
+  part_let_go(p);
 }
 
 static void item_fail(struct batch_item *item, const struct err *e)
@@ -82,37 +92,43 @@ static bool item_result(struct batch_item *item, const struct outcome *o, struct
 static void on_done(struct waiter *w, const struct outcome *o, const struct err *e)
 {
   struct batch_item *item = CONTAINER_OF(w, struct batch_item, waiter);
-  struct batch_part *p = item->part;
   struct err failed;
   item->waiting = false;
-  timer_unset(p->at, &item->timer);
+  timer_unset(item->part->at, &item->timer);
   if (!e)
     e = o->err;
   if (!e && !item_result(item, o, &failed))
     e = &failed;
   if (e)
     item_fail(item, e);
-  part_let_go(p);
+  item_let_go(item);
 }
 
 // The caller waits for the item no longer.
-static void item_leave(struct batch_item *item)
+static void item_leave(struct batch_item *item, bool go_on)
 {
   struct batch_part *p = item->part;
   struct err e;
   item->waiting = false;
   timer_unset(p->at, &item->timer);
-  step_overdue(session_leave(&item->waiter), item->waiter.request_id.n > 0, &e);
-  item_fail(item, &e);
-  part_let_go(p);
+  if (go_on) {
+    session_leave_to_go_on(&item->waiter);
+    item->message.pending = true;
+    p->pending++;
+  } else {
+    step_overdue(session_leave(&item->waiter), item->waiter.request_id.n > 0, &e);
+    item_fail(item, &e);
+  }
+  item_let_go(item);
 }
 
 static void on_item_timeout(struct timer *t)
 {
-  item_leave(CONTAINER_OF(t, struct batch_item, timer));
+  item_leave(CONTAINER_OF(t, struct batch_item, timer), false);
 }
 
-static void item_submit(struct batch_item *item)
+// False: the item has ended, with its error.
+static bool item_submit(struct batch_item *item)
 {
   struct batch_part *p = item->part;
   struct err e;
@@ -129,26 +145,29 @@ static void item_submit(struct batch_item *item)
   }
   if (!s) {
     item_fail(item, &e);
-    return;
+    return false;
   }
   item->terms = payload_terms_choose(item->terms, session_terms(s));
   if (!payload_terms_check(&item->terms, &e)) {
     timer_unset(p->at, &item->timer);
     item_fail(item, &e);
-    return;
+    return false;
   }
   item->waiting = true;
   p->left++;
   session_submit(s, &item->waiter);
+  return true;
 }
 
 void part_begin(struct reactor *r, struct task *t)
 {
   struct batch_part *p = CONTAINER_OF(t, struct batch_part, go);
+  size_t ended = 0;
   p->scope.bufs = &r->bufs;
   for (size_t i = 0; i < p->n; i++)
-    if (!p->items[i].message.status) // its request is good
-      item_submit(&p->items[i]);
+    ended += p->items[i].message.status || !item_submit(&p->items[i]); // where there is a status its request is wrong
+  if (p->counted && ended)
+    batch_count(p->batch, ended);
   part_let_go(p);
 }
 
@@ -159,7 +178,7 @@ void part_stop(struct batch_part *p)
   p->left++;
   for (size_t i = 0; i < p->n; i++)
     if (p->items[i].waiting)
-      item_leave(&p->items[i]);
+      item_leave(&p->items[i], p->go_on);
   part_let_go(p);
 }
 
@@ -184,16 +203,16 @@ static bool item_read(struct batch_item *item, const struct batch_request *q, st
   const struct payload_scope *scope = &item->part->scope;
   struct payload_terms own;
   bool ok;
-  if (q->steps) {
-    const Envgate__V1__StepRequest *step = q->steps[item->index];
-    item->session = step->session;
-    item->timeout_s = step->timeout_s;
-    ok = step_read(scope, step, &item->waiter, &own, e);
-  } else {
+  if (q->reset) {
     const Envgate__V1__ResetRequest *reset = q->resets[item->index];
     item->session = reset->session;
     item->timeout_s = reset->timeout_s;
     ok = reset_read(scope, reset, &item->waiter, &own, e);
+  } else {
+    const Envgate__V1__StepRequest *step = q->steps[item->index];
+    item->session = step->session;
+    item->timeout_s = step->timeout_s;
+    ok = step_read(scope, step, &item->waiter, &own, e);
   }
   if (ok)
     item->terms = payload_terms_choose(own, (struct payload_terms){.format = q->format});

@@ -21,11 +21,15 @@ enum {
 // What a StepBatchRequest and a ResetBatchRequest have in common.
 struct batch_request {
   size_t n;
-  Envgate__V1__StepRequest *const *steps; // NULL: they are resets
-  Envgate__V1__ResetRequest *const *resets;
+  bool reset;
+  union {
+    Envgate__V1__StepRequest *const *steps;
+    Envgate__V1__ResetRequest *const *resets; // with `reset`
+  };
   double timeout_s;
   Envgate__V1__PayloadFormat format;
   Envgate__V1__StepBatchRequest__Wait wait;
+  int32_t min_ready;
 };
 
 struct batch_item {
@@ -40,7 +44,7 @@ struct batch_item {
   bool filled;  // the result was begun at least
   struct shared *bytes;
   struct step_reply *reply;           // the result; not zeroed
-  Envgate__V1__StepBatchItem message; // has a status or a result when the item has ended
+  Envgate__V1__StepBatchItem message; // has a status or a result when the item has ended, or is pending
 };
 
 struct batch_part {
@@ -50,7 +54,9 @@ struct batch_part {
   struct reactor *at;   // where its sessions are
   struct reactor *home; // the batch's
   struct identity who;
-  bool back; // at home again
+  bool back;    // at home again
+  bool go_on;   // set with `stop`: what its items wait for goes on without them
+  bool counted; // WAIT_ANY: it tells batch_count of items that are done
 
   // Whoever has the part:
   struct arena arena;
@@ -63,7 +69,7 @@ struct batch_part {
   size_t n;
   size_t left; // items that have not ended, and one while the part is worked on
   size_t room; // bytes of payloads that its results may still have
-  size_t failed;
+  size_t failed, pending;
   bool nomem; // an item could not even be given its error
 };
 
@@ -79,12 +85,14 @@ void part_free(struct batch_part *p);
 
 // batch.c: the part is at home again, by its task `go`.
 void batch_part_back(struct reactor *home, struct task *go);
+// batch.c: so many more items are done or waited for no longer. On any thread; the part that tells must not have gone home. Each of the parts' items is told of once.
+void batch_count(struct batch *b, size_t n);
 
 // --- where its sessions are ----------------------------------------------------------------------------------------------------------------
 
 // Submits the items; for p->go.
 void part_begin(struct reactor *r, struct task *go);
-// Nobody waits for its items any more. The part may be at home when this returns.
+// Nobody waits for its items any more (see go_on). The part may be at home when this returns.
 void part_stop(struct batch_part *p);
 
 #endif

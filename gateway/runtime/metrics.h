@@ -30,6 +30,7 @@
   X(calls_crossed_total, counter, "Calls that were passed to another reactor.")                                                             \
   X(batch_items_total, counter, "Items of batches that have ended.")                                                                        \
   X(batch_items_failed_total, counter, "Items of batches that ended with an error.")                                                        \
+  X(batch_items_pending_total, counter, "Items that batches left pending (WAIT_ANY).")                                                      \
   X(received_bytes_total, counter, "Bytes of request messages.")                                                                            \
   X(sent_bytes_total, counter, "Bytes of reply messages.")                                                                                  \
   X(worker_received_bytes_total, counter, "Bytes of messages from workers.")                                                                \

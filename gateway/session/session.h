@@ -131,9 +131,13 @@ void session_close(struct session *s);
 // Runs work, or joins the same request's, or gives its kept reply.
 void session_submit(struct session *s, struct waiter *w);
 
-enum session_left { LEFT_WAITING, LEFT_RUNNING };
+// What it left: work that will not begin for it; work that runs; work that waits for its turn and goes on for one who left by session_leave_to_go_on.
+enum session_left { LEFT_WAITING, LEFT_RUNNING, LEFT_TO_GO_ON };
 // A waiter leaves before done.
 enum session_left session_leave(struct waiter *w);
+// A waiter with a request_id leaves before done, and what it asked for goes on without it: also what waits is begun in its turn, and its reply kept for a later
+// waiter with the same request_id. What has no room for that (a session keeps 1 MiB of such requests) is not begun before that waiter comes.
+void session_leave_to_go_on(struct waiter *w);
 
 // Walks the reactor's sessions, whosever they are, in the order of creation, from behind the one with sequence number `after` (0: from the first). NULL: no more.
 struct session *session_next(struct reactor *r, uint64_t after);

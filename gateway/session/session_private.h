@@ -24,6 +24,8 @@ struct work {
   const struct waiter *asker;
   struct flow_wait *wait;
   bool unwaited; // it has room in the name of nobody
+  // While it waits for its turn, and somebody left who wants it to go on all the same: one of its waiters.
+  struct stand_in *stand_in;
 };
 
 // What each step reads stands first, in few cache lines: with thousands of sessions none of it is in a cache.
@@ -55,6 +57,7 @@ struct session {
   size_t kept_bytes;
   struct outcome *kept[KEPT_REPLIES]; // a ring; kept_at is where the next goes
 
+  size_t stand_in_bytes; // of its stand-ins
   UT_hash_handle hh_request;
   struct list link; // the table's, by sequence
   uint64_t sequence;
@@ -111,5 +114,11 @@ void work_free_spares(struct session_table *t);
 // Frees the kept replies.
 void work_forget(struct session *s);
 void outcome_unref(struct outcome *o);
+
+// stand_in.c
+// Puts a stand-in in the place of a waiter of work that has not begun, which leaves: with copies of all that it asks for. False: there is no room, and nothing has changed.
+bool stand_in_take(struct work *work, struct waiter *w);
+// The work has begun, for which it waited: from here on it needs nobody. Harmless when there is none.
+void stand_in_go(struct work *work);
 
 #endif

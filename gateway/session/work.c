@@ -304,6 +304,7 @@ void work_pump(struct session *s)
       work_end(work, NULL, &e);
       continue;
     }
+    stand_in_go(work);
     s->running = work;
     session_set_state(s, SESSION_BUSY);
   }
@@ -493,6 +494,13 @@ void session_submit(struct session *s, struct waiter *w)
   work_pump(s);
 }
 
+void session_leave_to_go_on(struct waiter *w)
+{
+  if (w->work != w->work->session->running)
+    stand_in_take(w->work, w);
+  session_leave(w);
+}
+
 enum session_left session_leave(struct waiter *w)
 {
   struct work *work = w->work;
@@ -503,6 +511,8 @@ enum session_left session_leave(struct waiter *w)
     ask_anew(work);
   if (work == s->running)
     return LEFT_RUNNING;
+  if (work->stand_in)
+    return LEFT_TO_GO_ON;
   if (list_empty(&work->waiters)) {
     unqueue(work);
     work_free(work);

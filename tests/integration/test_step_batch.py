@@ -445,12 +445,15 @@ async def single(stub, chosen, rng):
 
 
 async def several(stub, chosen, rng):
-    """Some steps by StepBatch, with a deadline or a cancellation now and then. Some with a request_id are in it twice."""
+    """Some steps by StepBatch, with a deadline or a cancellation now and then, for all of them or any. Some with a request_id are in it twice."""
     chosen = chosen + [s for s in chosen if s.request_id and rng.random() < 0.1]
     rng.shuffle(chosen)
     request = pb.StepBatchRequest(items=[s.request(rng) for s in chosen])
     limit = rng.choice([None, None, None, 0.003, 0.01, 0.02])
     safe = all(s.request_id for s in chosen)  # a batch of which nothing is heard may be sent again
+    if safe and rng.random() < 0.5:
+        request.wait = pb.StepBatchRequest.WAIT_ANY
+        request.min_ready = rng.randint(0, len(chosen))
     if limit and rng.random() < 0.7:
         request.timeout_s = limit
         limit = None
@@ -471,8 +474,14 @@ async def several(stub, chosen, rng):
             s.may_have_run = True
         return
     assert len(reply.items) == len(chosen)
+    pending = sum(i.pending for i in reply.items)
+    assert list(reply.failed) == [k for k, i in enumerate(reply.items) if i.HasField("status")]
+    assert not pending or (request.wait == pb.StepBatchRequest.WAIT_ANY and (limit or request.timeout_s or len(chosen) - pending >= max(1, request.min_ready)))
     for s, item in zip(chosen, reply.items):
-        assert item.HasField("result") != item.HasField("status")
+        assert item.HasField("result") + item.HasField("status") + item.pending == 1
+        if item.pending:
+            s.ran = s.was_pending = True  # goes on, whoever waits for it
+            continue
         if item.HasField("result"):
             assert item.result.session == s.session
             s.told_result(item.result)
@@ -485,7 +494,7 @@ class BatchStep(Step):
     def __init__(self, rng, session, *args):
         super().__init__(rng, *args)
         self.session = session
-        self.in_batch = self.busy = False
+        self.in_batch = self.busy = self.was_pending = False
 
     def request(self, rng):
         limit = rng.choice([0, 0, 0, 0.004, 0.012])
@@ -539,9 +548,9 @@ async def interleaving(stubs, seed):
             await stub.CloseSession(pb.CloseSessionRequest(name=s), timeout=60)
 
 
-async def connect(g, each):
-    """So many connections to each of the two reactors."""
-    found = {"00": [], "01": []}
+async def connect(g, each, reactors):
+    """So many connections to each of the reactors."""
+    found = {f"{k:02}": [] for k in range(reactors)}
     others = []
     while min(map(len, found.values())) < each:
         channel = grpc.aio.insecure_channel(g.target, options=[*LOCAL, ("envgate.test", len(others))])
@@ -555,8 +564,8 @@ async def connect(g, each):
     return [c for here in found.values() for c in here]
 
 
-async def run_all(g):
-    channels = await connect(g, 3)
+async def run_all(g, reactors):
+    channels = await connect(g, 3, reactors)
     stubs = [session_service_pb2_grpc.SessionServiceStub(c) for c in channels]
     seeds = iter(range(INTERLEAVINGS))
     all_steps = []
@@ -574,24 +583,28 @@ async def run_all(g):
     return all_steps
 
 
-@pytest.mark.parametrize("dialect", ["ws", "http"])
+@pytest.mark.parametrize("dialect, threads", [("ws", 1), ("ws", 2), ("http", 2)])
 @pytest.mark.timeout(600)
-def test_random_interleavings(gateway, dialect):
+def test_random_interleavings(gateway, dialect, threads):
     http = dialect == "http"
     most = AT_ONCE * 6
     worker = builtin("echo", "--faults", "--dialect", dialect, sessions_per_worker=1 if http else 64, max_workers=most + 8 if http else 4, step_timeout_s=20)
-    g = gateway({"environments": {"e": worker}}, "--threads", "2", "--log-level", "warn")
+    g = gateway({"environments": {"e": worker}}, "--threads", str(threads), "--log-level", "warn")
     began = time.monotonic()
-    steps = asyncio.run(run_all(g))
+    steps = asyncio.run(run_all(g, threads))
     # The test would be worth nothing if what it is about did not occur.
     done = sum(bool(s.results) for s in steps)
     batched = sum(s.in_batch for s in steps)
     retried = sum(len(s.results) > 1 for s in steps)
     late = sum(s.ran and not s.results for s in steps)
+    collected = sum(s.was_pending and bool(s.results) for s in steps)
     lost = sum(s.lost for s in steps)
     crossed = g.metric("envgate_calls_crossed_total")
-    print(f"{dialect}: {INTERLEAVINGS} interleavings, {len(steps)} steps: {done} answered, {batched} by batches, {retried} more than once, {late} given up, {lost} lost, {time.monotonic() - began:.1f} s")
-    assert batched > INTERLEAVINGS and retried > 50 and late > 20 and lost > 20 and crossed > 50
+    print(
+        f"{dialect}: {INTERLEAVINGS} interleavings, {len(steps)} steps: {done} answered, {batched} by batches, {retried} more than once, {collected} after they were pending, "
+        f"{late} given up, {lost} lost, {time.monotonic() - began:.1f} s"
+    )
+    assert batched > INTERLEAVINGS and retried > 50 and collected > 50 and late > 20 and lost > 20 and (threads == 1 or crossed > 50)
     g.wait_for(lambda: g.metric("envgate_sessions") == 0, what="no session is left")
 
 
