@@ -144,9 +144,10 @@ void step_overdue(enum session_left left, bool has_request_id, struct err *e)
     err_set(e, CODE_DEADLINE_EXCEEDED, REASON_STEP_NOT_STARTED,
             "the deadline passed while earlier calls ran on the session; this one was not begun and will not be");
   else if (left == LEFT_TO_GO_ON)
-    err_set(e, CODE_DEADLINE_EXCEEDED, REASON_STEP_IN_PROGRESS,
-            "the deadline passed while earlier calls ran on the session; as a batch left this one pending it goes on, and the same request with the same "
-            "request_id collects its reply");
+    err_set(
+        e, CODE_DEADLINE_EXCEEDED, REASON_STEP_IN_PROGRESS,
+        "the deadline passed while earlier calls ran on the session; as a batch left this one pending it goes on, and the same request with the same "
+        "request_id collects its reply");
   else if (has_request_id)
     err_set(e, CODE_DEADLINE_EXCEEDED, REASON_STEP_IN_PROGRESS,
             "the deadline passed while the worker had the call; it goes on, and the same request with the same request_id collects its reply");
