@@ -42,7 +42,8 @@ static struct stand_in *stand_in_new(struct session *session, const struct waite
                         .episode_id = w->episode_id,
                         .has_step_index = w->has_step_index,
                         .step_index = w->step_index};
-  struct str *spans[] = {&copy.request.action, &copy.request.episode_id, &copy.request.options, &copy.request_id, &copy.episode_id};
+  struct str *spans[] = {&copy.request.action, &copy.request.episode_id, &copy.request.options,
+                         &copy.request.words,  &copy.request_id,         &copy.episode_id};
   size_t text = 0;
   for (size_t i = 0; i < sizeof spans / sizeof *spans; i++)
     text += spans[i]->n;
