@@ -95,7 +95,7 @@ static void list_start(struct call *c)
     fail(c, &e);
 }
 
-// --- GetSchema -----------------------------------------------------------------------------------------------------------------------------
+// --- GetSchema, GetMetadata -----------------------------------------------------------------------------------------------------------------------------
 
 // Outlives its call, since the pool's answer can't be withdrawn.
 struct schema_call {
@@ -103,35 +103,45 @@ struct schema_call {
   Envgate__V1__PayloadFormat format;
 };
 
-static void on_schema(void *ctx, struct str schema, const struct err *failed)
+static void on_document(struct schema_call *sc, struct str text, const struct err *failed, ProtobufCMessage *reply, Envgate__V1__Payload **slot)
 {
-  struct schema_call *sc = ctx;
   struct call *c = sc->call;
   struct err e;
-  if (c && failed) {
+  Envgate__V1__Payload payload;
+  struct payload_scope scope = {0};
+  if (c)
+    scope = payload_scope(c);
+  if (c && failed)
     fail(c, failed);
-  } else if (c) {
-    Envgate__V1__GetSchemaResponse reply;
-    envgate__v1__get_schema_response__init(&reply);
-    Envgate__V1__Payload payload;
-    struct payload_scope scope = payload_scope(c);
-    if (payload_write(&scope, schema, sc->format, &payload, &reply.schema, &e))
-      rpc_finish(c, &reply.base, NULL);
-    else
-      fail(c, &e);
-  }
+  else if (c && payload_write(&scope, text, sc->format, &payload, slot, &e))
+    rpc_finish(c, reply, NULL);
+  else if (c)
+    fail(c, &e);
   free(sc);
 }
 
-static void schema_start(struct call *c)
+static void on_metadata(void *ctx, struct str metadata, const struct err *failed)
 {
-  const Envgate__V1__GetSchemaRequest *q = (const void *)c->request;
-  const struct env_config *env = call_environment(c, q->environment, "environment");
+  Envgate__V1__GetMetadataResponse reply;
+  envgate__v1__get_metadata_response__init(&reply);
+  on_document(ctx, metadata, failed, &reply.base, &reply.metadata);
+}
+
+static void on_schema(void *ctx, struct str schema, const struct err *failed)
+{
+  Envgate__V1__GetSchemaResponse reply;
+  envgate__v1__get_schema_response__init(&reply);
+  on_document(ctx, schema, failed, &reply.base, &reply.schema);
+}
+
+static void document_start(struct call *c, enum document which, const char *environment, Envgate__V1__PayloadFormat format)
+{
+  const struct env_config *env = call_environment(c, environment, "environment");
   if (!env)
     return;
   struct err e;
   struct schema_call *sc = NULL;
-  if (payload_format_check(q->payload_format, &e)) {
+  if (payload_format_check(format, &e)) {
     sc = malloc(sizeof *sc);
     if (!sc)
       err_nomem(&e);
@@ -140,9 +150,21 @@ static void schema_start(struct call *c)
     fail(c, &e);
     return;
   }
-  *sc = (struct schema_call){c, q->payload_format};
+  *sc = (struct schema_call){c, format};
   c->state = sc;
-  pool_schema(pool_find(c->owner, str_c(env->name)), on_schema, sc);
+  pool_document(pool_find(c->owner, str_c(env->name)), which, which == DOCUMENT_SCHEMA ? on_schema : on_metadata, sc);
+}
+
+static void schema_start(struct call *c)
+{
+  const Envgate__V1__GetSchemaRequest *q = (const void *)c->request;
+  document_start(c, DOCUMENT_SCHEMA, q->environment, q->payload_format);
+}
+
+static void metadata_start(struct call *c)
+{
+  const Envgate__V1__GetMetadataRequest *q = (const void *)c->request;
+  document_start(c, DOCUMENT_METADATA, q->environment, q->payload_format);
 }
 
 static void schema_cancel(struct call *c, struct err *e)
@@ -156,6 +178,7 @@ const struct rpc_handler environment_handlers[] = {
     {.path = PATH("ListEnvironments"), .route = control_route, .start = list_start},
     {.path = PATH("GetEnvironment"), .route = control_route, .start = get_start},
     {.path = PATH("GetSchema"), .route = control_route, .start = schema_start, .cancel = schema_cancel},
+    {.path = PATH("GetMetadata"), .route = control_route, .start = metadata_start, .cancel = schema_cancel},
     {.path = PATH("Preload"), .route = control_route, .start = preload_start, .cancel = preload_cancel},
     {.path = NULL},
 };

@@ -2,6 +2,7 @@
 #include "api/episodes.h"
 
 #include "api/forward.h"
+#include "api/openenv.h"
 
 // A call's piece of work, in its arena.
 struct episode_call {
@@ -130,7 +131,9 @@ static void reply_result(struct episode_call *ec, const struct outcome *o, const
 static void on_done(struct waiter *w, const struct outcome *o, const struct err *e)
 {
   struct episode_call *ec = CONTAINER_OF(w, struct episode_call, waiter);
-  if (e || o->err)
+  if (ec->call->codec == CODEC_OPENENV)
+    openenv_finish(ec->call, o, e);
+  else if (e || o->err)
     fail(ec->call, e ? e : o->err);
   else if (w->request.op == OP_STATE)
     reply_state(ec, o, episode_session_name(ec->call));

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "api/mcp.h"
 
+#include "api/openenv.h"
+
 // A call's piece of work, in its arena.
 struct mcp_call {
   struct waiter waiter;
@@ -201,7 +203,9 @@ static void reply_call(struct mcp_call *mc, const struct outcome *o)
 static void on_done(struct waiter *w, const struct outcome *o, const struct err *e)
 {
   struct mcp_call *mc = CONTAINER_OF(w, struct mcp_call, waiter);
-  if (e || o->err)
+  if (mc->call->codec == CODEC_OPENENV)
+    openenv_finish(mc->call, o, e);
+  else if (e || o->err)
     fail(mc->call, e ? e : o->err);
   else if (mc->call->method->input == &envgate__v1__call_tool_request__descriptor)
     reply_call(mc, o);
@@ -246,13 +250,23 @@ static void submit(struct mcp_call *mc, struct session *s, Envgate__V1__PayloadF
   session_submit(s, &mc->waiter);
 }
 
+// A caller that speaks JSON-RPC itself: its words go to the worker, and the worker's to it.
+static bool by_words(struct mcp_call *mc, struct session *s)
+{
+  if (mc->call->codec != CODEC_OPENENV)
+    return false;
+  mc->waiter.request.action = mc->call->words;
+  submit(mc, s, ENVGATE__V1__PAYLOAD_FORMAT__PAYLOAD_FORMAT_UNSPECIFIED);
+  return true;
+}
+
 void list_tools_start(struct call *c)
 {
   const Envgate__V1__ListToolsRequest *q = (const void *)c->request;
   struct session *s;
   struct mcp_call *mc = begin(c, &s);
   struct err e;
-  if (!mc)
+  if (!mc || by_words(mc, s))
     return;
   if (!payload_format_check(q->payload_format, &e) || !timeout_apply(c, q->timeout_s, &e)) {
     fail(c, &e);
@@ -292,7 +306,7 @@ void call_tool_start(struct call *c)
   struct session *s;
   struct mcp_call *mc = begin(c, &s);
   struct err e;
-  if (!mc)
+  if (!mc || by_words(mc, s))
     return;
   struct payload_scope scope = payload_scope(c);
   if (call_tool_read(&scope, q, &mc->waiter, &e) && timeout_apply(c, q->timeout_s, &e))

@@ -88,6 +88,7 @@ static bool add_common_name(struct peer_names *names, const X509 *cert)
 
 bool peer_take_names(struct peer *p, const struct ssl_st *ssl)
 {
+  p->tls = true;
   const X509 *cert = SSL_get0_peer_certificate(ssl);
   if (!cert || SSL_get_verify_result(ssl) != X509_V_OK)
     return true;

@@ -33,6 +33,7 @@ struct identity {
 struct peer {
   char address[PEER_ADDRESS]; // "192.0.2.1:50000", "[2001:db8::1]:50000", "unix"
   bool local;                 // by the loopback or a unix socket
+  bool tls;                   // encrypted
   struct peer_names *names;   // of a certificate that was verified; NULL: there is none
 
   // auth.c's own: what was found last, so that a call costs a comparison

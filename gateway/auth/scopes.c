@@ -26,6 +26,7 @@ static const struct {
     {ENVIRONMENT("ListEnvironments"), SCOPE_TRAINER},
     {ENVIRONMENT("GetEnvironment"), SCOPE_TRAINER},
     {ENVIRONMENT("GetSchema"), SCOPE_TRAINER},
+    {ENVIRONMENT("GetMetadata"), SCOPE_TRAINER},
     {ENVIRONMENT("GetProto"), SCOPE_TRAINER},
     {ENVIRONMENT("Preload"), SCOPE_ADMIN},
     {WORKER("ListWorkers"), SCOPE_ADMIN},

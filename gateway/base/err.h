@@ -70,7 +70,7 @@ enum code {
   X(STEP_INDEX_MISMATCH, "The session's next step is another than step_index says.")                                 \
   X(REQUEST_ID_REUSED, "The request_id was used before, for another request.")                                       \
   X(SOURCE_NOT_ALLOWED, "The configuration does not allow sessions of that source (inline_sources).")                \
-  X(SCHEMA_NOT_PUBLISHED, "The worker publishes no schemas.")                                                        \
+  X(SCHEMA_NOT_PUBLISHED, "The worker publishes no schemas, or no metadata.")                                        \
   X(DRAINING, "The gateway is shutting down and takes no new sessions.")                                             \
   X(OUT_OF_MEMORY, "The gateway could not allocate memory for the call.")                                            \
   X(INTERNAL, "A fault of the gateway's own.")

@@ -8,6 +8,7 @@
 #include "config/config.h"
 #include "front/connect_wire.h"
 #include "front/http_cors.h"
+#include "front/http_openenv.h"
 
 // --- the body, gathered --------------------------------------------------------------------------------------------------------------------
 
@@ -25,23 +26,38 @@ static void gather(struct http_request *q, struct str bytes)
 
 static void route_end(struct http_request *q)
 {
-  if (str_eq(q->method, STR("GET")) || str_eq(q->method, STR("HEAD"))) {
+  bool post = q->route->post;
+  if (post ? str_eq(q->method, STR("POST")) : str_eq(q->method, STR("GET")) || str_eq(q->method, STR("HEAD"))) {
     q->route->answer(q);
     return;
   }
-  const struct str text = STR("the path takes GET and HEAD only\n");
+  const struct str text = post ? STR("the path takes POST only\n") : STR("the path takes GET and HEAD only\n");
   struct http_head head = {.status = 405};
   http_put(&head, "content-type", "text/plain; charset=utf-8");
-  http_put(&head, "allow", "GET, HEAD");
+  http_put(&head, "allow", post ? "POST" : "GET, HEAD");
   q->carrier->answer_static(q, &head, text);
 }
 
 static const struct http_protocol route_protocol = {.end = route_end};
 
+bool http_path_matches(const char *pattern, struct str path, struct str *name)
+{
+  *name = STR("");
+  const char *star = strchr(pattern, '*');
+  if (!star)
+    return str_eq(path, str_c(pattern));
+  struct str before = {pattern, (size_t)(star - pattern)}, after = str_c(star + 1);
+  if (path.n <= before.n + after.n || !str_starts(path, before) || !str_ends(path, after))
+    return false;
+  *name = (struct str){path.p + before.n, path.n - before.n - after.n};
+  return !memchr(name->p, '/', name->n);
+}
+
 static const struct http_route *find_route(const struct http_request *q)
 {
+  struct str name;
   for (const struct http_route *route = q->site->routes; route->path; route++)
-    if (str_eq(q->path, str_c(route->path)))
+    if (http_path_matches(route->path, q->path, &name))
       return route;
   return NULL;
 }
@@ -156,6 +172,7 @@ void http_request_close(struct http_request *q)
     c->front = &nobody;
     call_cancel(c);
   }
+  http_openenv_close(q);
   buf_free(&q->body);
   buf_free(&q->held);
   grpc_frames_free(&q->frames);

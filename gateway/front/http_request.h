@@ -85,6 +85,8 @@ struct http_request {
   int status;                 // 0, or the HTTP status of an error, whatever its code's own is
   const char *allowed_origin; // http_cors.c: the configuration's item that allows the Origin; NULL: none
 
+  struct http_openenv *openenv; // http_openenv.c's; NULL: none
+
   // of an RPC
   enum codec codec;
   bool gzip; // its messages may be compressed, and so are its replies
@@ -120,6 +122,9 @@ void http_request_refuse(struct http_request *q, const struct err *e, int status
 // (out of memory).
 struct call *http_call(struct http_request *q, const struct call_front *front, enum codec codec, const char *protocol);
 
+// Whether a path is that of a pattern, in which one segment may be "*": `name` gets what stands there.
+bool http_path_matches(const char *pattern, struct str path, struct str *name);
+
 // Adds a header field; what is over HTTP_HEADERS is a bug.
 void http_put(struct http_head *head, const char *name, const char *value);
 
@@ -128,6 +133,9 @@ void http_answer_error(struct http_request *q, const struct call *c, const struc
 
 // Whether the caller may do what takes one of `scopes`, by the request's headers; nobody in `who` without auth. False: the answer has been given.
 bool http_may(struct http_request *q, const struct header *headers, size_t n, unsigned scopes, struct identity *who);
+
+// Whether the request's body, or that it has none, is of the type that the gateway's own JSON takes.
+bool http_takes_json(const struct http_request *q, const struct call *c);
 
 // Answers with bytes that stay.
 void http_answer_text(struct http_request *q, int status, const char *content_type, struct str body);

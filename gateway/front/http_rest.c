@@ -171,7 +171,7 @@ static bool is_json(struct str content_type)
 
 // A body is JSON, and says so or says nothing. A browser lets any page send a POST that says nothing, or something simple, without asking here first (CORS), so a
 // page's request has to say it.
-static bool takes_body(const struct http_request *q, const struct call *c)
+bool http_takes_json(const struct http_request *q, const struct call *c)
 {
   struct str type = call_header(c, STR("content-type"));
   bool of_page = str_eq(q->method, STR("POST")) && call_header(c, STR("origin")).n && !q->allowed_origin;
@@ -194,7 +194,7 @@ static bool route(struct http_request *q, const struct call *c, struct rest_matc
     q->status = 413;
     err_set(e, CODE_RESOURCE_EXHAUSTED, REASON_MESSAGE_TOO_LARGE, "the body is over %lld bytes (max_message_bytes)",
             (long long)q->r->config->max_message_bytes);
-  } else if (!takes_body(q, c)) {
+  } else if (!http_takes_json(q, c)) {
     found = false;
     q->status = 415;
     err_set(e, CODE_INVALID_ARGUMENT, REASON_MEDIA_TYPE, "the body's content type must be application/json");

@@ -5,6 +5,7 @@
 #include "api/api.h"
 #include "auth/auth.h"
 #include "config/config.h"
+#include "front/http_openenv.h"
 #include "front/http_request.h"
 #include "front/openenv_ws.h"
 #include "runtime/metrics.h"
@@ -101,8 +102,26 @@ static void answer_metrics(struct http_request *q)
   }
 }
 
+#define ENVIRONMENT "/v1/environments/*/"
+#define SESSION "/v1/sessions/*/"
+
 const struct http_route http_routes[] = {
-    {"/", answer_index}, {"/healthz", answer_health}, {"/readyz", answer_ready}, {"/metrics", answer_metrics}, {"/openapi.json", answer_openapi}, {0},
+    {"/", answer_index, false},
+    {"/healthz", answer_health, false},
+    {"/readyz", answer_ready, false},
+    {"/metrics", answer_metrics, false},
+    {"/openapi.json", answer_openapi, false},
+    // OpenEnv's HTTP API. What is missing here is REST's: an environment's schema and metadata, a session's reset, step and state.
+    {ENVIRONMENT "health", http_openenv_health, false},
+    {ENVIRONMENT "reset", http_openenv_reset, true},
+    {ENVIRONMENT "step", http_openenv_step, true},
+    {ENVIRONMENT "state", http_openenv_state, false},
+    {ENVIRONMENT "mcp", http_openenv_mcp, true},
+    {SESSION "health", http_openenv_health, false},
+    {SESSION "schema", http_openenv_schema, false},
+    {SESSION "metadata", http_openenv_metadata, false},
+    {SESSION "mcp", http_openenv_mcp, true},
+    {0},
 };
 
 const struct http_socket http_sockets[] = {

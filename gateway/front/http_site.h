@@ -9,8 +9,9 @@
 struct http_request;
 
 struct http_route {
-  const char *path;
-  void (*answer)(struct http_request *q); // once the request is whole
+  const char *path;                       // a segment may be "*", which stands for any
+  void (*answer)(struct http_request *q); // once the request is whole; now or later
+  bool post;                              // it takes POST in place of GET and HEAD
 };
 
 struct websocket_request;

@@ -376,7 +376,6 @@ static void on_gone(struct session_hold *h, const struct err *e)
 static void take(struct door *d, struct session *s)
 {
   d->hold.ended = on_gone;
-  d->hold.keeps = d->env != NULL;
   session_hold(s, &d->hold);
   snprintf(d->id, sizeof d->id, "%s", session_id(s));
   snprintf(d->worker, sizeof d->worker, "%s", session_worker_id(s));
@@ -505,6 +504,21 @@ static void upgrade(struct websocket_request *u, struct door *d, void (*opened)(
     door_free(d);
 }
 
+// At a session that is there, or where the client is told that it is not, as a worker tells it.
+static void attach(struct websocket_request *u, struct identity who, struct str id, bool keeps)
+{
+  struct reactor *r = u->q->r;
+  int at = session_reactor(id, r->count);
+  struct door *d = door_new(at < 0 ? r : r->all[at], who);
+  if (!d) {
+    refuse_nomem(u->q);
+    return;
+  }
+  d->hold.keeps = keeps;
+  snprintf(d->id, sizeof d->id, "%.*s", (int)(id.n < SESSION_ID_MAX ? id.n : SESSION_ID_MAX), id.p);
+  upgrade(u, d, on_opened_attach);
+}
+
 // "timeout_s=5" in the query: how long to wait for a worker where every one is full. False: it is no such time.
 static bool read_patience(struct str query, nsec *patience)
 {
@@ -536,8 +550,13 @@ void openenv_ws_new(struct websocket_request *u)
     refuse(u->q, &e);
     return;
   }
+  const struct str session = STR("session_id=");
+  if (str_starts(u->q->query, session)) { // OpenEnv's MCP client, whose session was made by HTTP (http_openenv.c)
+    attach(u, who, str_skip(u->q->query, session.n), true);
+    return;
+  }
   if (!read_patience(u->q->query, &patience)) {
-    err_field(&e, REASON_INVALID_REQUEST, "timeout_s", "the query may have timeout_s=SECONDS only");
+    err_field(&e, REASON_INVALID_REQUEST, "timeout_s", "the query may have timeout_s=SECONDS or session_id=ID only");
     refuse(u->q, &e);
     return;
   }
@@ -551,6 +570,7 @@ void openenv_ws_new(struct websocket_request *u)
     return;
   }
   d->env = env;
+  d->hold.keeps = true;
   d->patience = patience;
   env_hold(env);
   upgrade(u, d, on_opened_new);
@@ -570,11 +590,5 @@ void openenv_ws_attach(struct websocket_request *u)
     refuse(u->q, &e);
     return;
   }
-  struct door *d = door_new(r->all[at], who);
-  if (!d) {
-    refuse_nomem(u->q);
-    return;
-  }
-  snprintf(d->id, sizeof d->id, "%.*s", STR_ARG(u->name));
-  upgrade(u, d, on_opened_attach);
+  attach(u, who, u->name, false);
 }

@@ -634,24 +634,11 @@ bool websocket_upgrade(struct websocket_request *u, const struct websocket_optio
 
 // --- the way to an owner -------------------------------------------------------------------------------------------------------------------
 
-static bool matches(const char *pattern, struct str path, struct str *name)
-{
-  *name = STR("");
-  const char *star = strchr(pattern, '*');
-  if (!star)
-    return str_eq(path, str_c(pattern));
-  struct str before = {pattern, (size_t)(star - pattern)}, after = str_c(star + 1);
-  if (path.n <= before.n + after.n || !str_starts(path, before) || !str_ends(path, after))
-    return false;
-  *name = (struct str){path.p + before.n, path.n - before.n - after.n};
-  return !memchr(name->p, '/', name->n);
-}
-
 static void socket_end(struct http_request *q)
 {
   struct websocket_request u = {.q = q};
   arena_init(&u.arena, 16 * (size_t)q->r->config->max_header_bytes + 65536);
-  matches(q->socket->path, q->path, &u.name);
+  http_path_matches(q->socket->path, q->path, &u.name);
   if (q->carrier->headers(q, &u.arena, &u.headers, &u.n)) {
     q->socket->open(&u);
   } else {
@@ -667,7 +654,7 @@ bool http_socket_start(struct http_request *q)
   static const struct http_protocol protocol = {.end = socket_end};
   struct str name;
   const struct http_socket *s = q->site->sockets;
-  while (s && s->path && !matches(s->path, q->path, &name))
+  while (s && s->path && !http_path_matches(s->path, q->path, &name))
     s++;
   if (!s || !s->path)
     return false;

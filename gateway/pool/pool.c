@@ -364,7 +364,8 @@ void pool_free(struct pool *p)
     struct worker *w = worker_of(node);
     worker_free(w);
   }
-  buf_free(&p->schema);
+  for (int i = 0; i < DOCUMENTS; i++)
+    buf_free(&p->documents[i]);
   list_remove(&p->link);
   list_remove(&p->hungry);
   free(p->cause);

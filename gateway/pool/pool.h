@@ -122,8 +122,11 @@ void pool_warm_cancel(struct warm_request *q);
 // What the launch that has come furthest is at. False: none is under way.
 bool pool_progress(const struct pool *p, struct launch_progress *progress);
 
-// The worker's own /schema, through any worker of the pool (one is launched if need be), kept after the first time. Exactly one call of done. Not cancellable:
-// the caller's context must outlive it.
-void pool_schema(struct pool *p, void (*done)(void *ctx, struct str schema, const struct err *e), void *ctx);
+// What workers publish of themselves: JSON objects.
+enum document { DOCUMENT_SCHEMA, DOCUMENT_METADATA, DOCUMENTS };
+
+// The worker's own /schema or /metadata, through any worker of the pool (one is launched if need be), kept after the first time. Exactly one call of done. Not
+// cancellable: the caller's context must outlive it.
+void pool_document(struct pool *p, enum document which, void (*done)(void *ctx, struct str text, const struct err *e), void *ctx);
 
 #endif

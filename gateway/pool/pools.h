@@ -56,19 +56,20 @@ struct pool {
   struct list workers;         // of every state
   struct list waiting;         // struct slot_request, in the order of coming
   int waiting_count;
-  struct list warm;   // struct warm_request
-  int64_t slots_each; // of a worker yet to be launched: sessions_per_worker, or fewer once a worker said so
-  struct list hungry; // in pools.hungry
-  int launching;      // of pools.launching
-  int failures;       // launches that failed in a row
-  struct err *cause;  // of the last of them; NULL: none, or no memory for it
-  nsec failed_at;     // the last failure
-  nsec not_before;    // when the next launch may be
-  atomic_bool broken; // no worker is ready, and launches fail: for other threads
-  struct timer again; // pumps: not_before, or a full worker is to be tried anew
-  struct buf schema;  // the worker's; empty: not asked yet
+  struct list warm;                // struct warm_request
+  int64_t slots_each;              // of a worker yet to be launched: sessions_per_worker, or fewer once a worker said so
+  struct list hungry;              // in pools.hungry
+  int launching;                   // of pools.launching
+  int failures;                    // launches that failed in a row
+  struct err *cause;               // of the last of them; NULL: none, or no memory for it
+  nsec failed_at;                  // the last failure
+  nsec not_before;                 // when the next launch may be
+  atomic_bool broken;              // no worker is ready, and launches fail: for other threads
+  struct timer again;              // pumps: not_before, or a full worker is to be tried anew
+  struct buf documents[DOCUMENTS]; // the worker's; empty: not asked yet
   struct schema_waiter *schema_waiters;
   struct worker *schema_worker; // it is being asked; holds it
+  enum document schema_asked;   // for this
   struct http_request *schema_fetch;
 };
 
@@ -154,9 +155,9 @@ void ended_free(struct pools *ps);
 
 // --- schema.c
 
-// Asks a ready worker if anybody waits for the schema and nobody has asked yet.
+// Asks a ready worker if anybody waits for a document and nobody is asked yet.
 void schema_pump(struct pool *p, struct worker *ready);
-// Answers all who wait for the schema.
+// Answers all who wait for documents.
 void schema_fail(struct pool *p, const struct err *e);
 
 #endif

@@ -492,6 +492,7 @@ static bool encode(struct call *c, const ProtobufCMessage *m, struct err *e)
   case CODEC_PROTO:
     return encode_proto(c, m, e);
   case CODEC_REST:
+  case CODEC_OPENENV:
     return rest_reply(c->owner->rpc->api, c->method, m, splices_of(c), &c->out, e);
   case CODEC_JSON:
     break;
@@ -505,7 +506,7 @@ void call_lend(struct call *c, struct shared *bytes)
 {
   if (c->crossed) // shared bytes are for one thread
     return;
-  c->splices.min = c->codec == CODEC_REST ? SPLICE_MIN_REST : SPLICE_MIN;
+  c->splices.min = c->codec == CODEC_REST || c->codec == CODEC_OPENENV ? SPLICE_MIN_REST : SPLICE_MIN;
   if (bytes->buf.n >= c->splices.min)
     splices_hold(&c->splices, bytes);
 }
@@ -635,25 +636,19 @@ static void deliver_at_home(struct reactor *r, struct task *t)
   deliver(CONTAINER_OF(t, struct call, to_home));
 }
 
-void rpc_finish(struct call *c, const ProtobufCMessage *reply, const struct err *e)
+static void drop_reply(struct call *c)
 {
-  assert(!c->finished);
+  buf_free(&c->out);
+  c->out.max = MAX_REPLY;
+  if (!c->crossed)
+    splices_free(&c->splices);
+}
+
+// What is left to do when the reply is in c->out.
+static void end(struct call *c)
+{
   c->finished = true;
   timer_unset(c->owner, &c->deadline_timer);
-  if (e) {
-    c->failed = true;
-    c->err = *e;
-  } else if (reply) {
-    size_t before = c->out.n;
-    c->failed = !encode_reply(c, reply, &c->err);
-    c->sent += c->out.n - before + spliced_bytes(c);
-  }
-  if (c->failed) {
-    buf_free(&c->out);
-    c->out.max = MAX_REPLY;
-    if (!c->crossed)
-      splices_free(&c->splices);
-  }
   nsec took = clock_mono() - c->arrived;
   struct metrics *m = c->owner->metrics;
   if (c->method_index >= 0)
@@ -667,4 +662,38 @@ void rpc_finish(struct call *c, const ProtobufCMessage *reply, const struct err 
   }
   c->to_home.run = deliver_at_home;
   reactor_post(c->home, &c->to_home);
+}
+
+void rpc_finish(struct call *c, const ProtobufCMessage *reply, const struct err *e)
+{
+  assert(!c->finished);
+  if (e) {
+    c->failed = true;
+    c->err = *e;
+  } else if (reply) {
+    size_t before = c->out.n;
+    c->failed = !encode_reply(c, reply, &c->err);
+    c->sent += c->out.n - before + spliced_bytes(c);
+  }
+  if (c->failed)
+    drop_reply(c);
+  end(c);
+}
+
+void rpc_finish_bytes(struct call *c, struct str bytes, const struct err *e)
+{
+  assert(!c->finished && c->codec == CODEC_OPENENV);
+  struct splices *splices = splices_of(c);
+  if (e) {
+    c->failed = true;
+    c->err = *e;
+  }
+  bool lent = splices && splices->n_held && splices_add(splices, c->out.n, bytes);
+  if (!lent && bytes.n && !buf_str(&c->out, bytes)) {
+    c->failed = true;
+    err_nomem(&c->err);
+    drop_reply(c);
+  }
+  c->sent += c->out.n + spliced_bytes(c);
+  end(c);
 }

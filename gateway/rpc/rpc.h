@@ -80,6 +80,8 @@ enum codec {
   CODEC_PROTO,
   CODEC_JSON, // proto3 JSON, lowerCamelCase (Connect)
   CODEC_REST, // snake_case, OpenEnv-shaped, google.api.http's body and response_body
+  // OpenEnv's own HTTP API: where a call asks a worker, the reply is what the worker said (rpc_finish_bytes); else as CODEC_REST.
+  CODEC_OPENENV,
 };
 
 // How a front takes what a call answers. All run on the home reactor. `head` and `message` are for server streams only; a unary reply comes with finish.
@@ -140,6 +142,7 @@ struct call {
   char from[PEER_ADDRESS]; // the peer's address, for the log
 
   ProtobufCMessage *request;  // decoded, in the arena
+  struct str words;           // CODEC_OPENENV: what goes to the worker as it is, in the arena; "": the request says it
   struct str session, worker; // for the log: what the call is about; in the arena; a handler sets them
   void *state;                // the handler's own, in the arena
   struct call_extra *extra;   // NULL: none
@@ -239,6 +242,10 @@ bool call_full(const struct call *c);
 // Ends the call: with a reply (unary), with NULL and NULL (a stream's good end), or with an error. The reply is encoded before it returns and may go right
 // after; `c` must not be touched any more. The only place where a call ends: it counts, logs and frees.
 void rpc_finish(struct call *c, const ProtobufCMessage *reply, const struct err *e);
+
+// The same with bytes in place of a message, for CODEC_OPENENV: what a worker said, also where that is an error. They may lie in what was lent; else they
+// are copied.
+void rpc_finish_bytes(struct call *c, struct str bytes, const struct err *e);
 
 // The value of a header (the first of that lower-case name), or "".
 struct str call_header(const struct call *c, struct str name);

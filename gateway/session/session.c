@@ -208,6 +208,32 @@ void session_close(struct session *s)
   end_session(s, &e);
 }
 
+struct closing {
+  struct task task;
+  char id[ID_RANDOM + 2];
+};
+
+static void close_there(struct reactor *r, struct task *t)
+{
+  struct closing *closing = CONTAINER_OF(t, struct closing, task);
+  struct session *s;
+  HASH_FIND(hh, r->sessions->by_id, closing->id, sizeof closing->id, s);
+  if (s)
+    session_close(s);
+  free(closing);
+}
+
+void session_close_later(struct reactor *from, struct str id)
+{
+  int at = session_reactor(id, from->count);
+  struct closing *closing = at < 0 ? NULL : calloc(1, sizeof *closing);
+  if (!closing)
+    return;
+  memcpy(closing->id, id.p, sizeof closing->id);
+  closing->task.run = close_there;
+  reactor_post(from->all[at], &closing->task);
+}
+
 void sessions_close_all(struct reactor *r)
 {
   while (!list_empty(&r->sessions->all))

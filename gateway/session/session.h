@@ -127,6 +127,8 @@ int session_reactor(struct str id, int reactors);
 struct session *session_find(struct reactor *r, struct str id, struct identity who);
 // Closes it: its callers get ABORTED (SESSION_CLOSED). It is gone when this returns.
 void session_close(struct session *s);
+// Closes the session of that id soon, wherever it is and whosever; harmless when there is none. Without memory for that its lease ends it.
+void session_close_later(struct reactor *from, struct str id);
 
 // Runs work, or joins the same request's, or gives its kept reply.
 void session_submit(struct session *s, struct waiter *w);

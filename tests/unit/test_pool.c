@@ -350,13 +350,13 @@ static void test_fetches_the_schema_once(void **state)
   f->env.worker_idle_s = 0.05;
   fixture_start(f);
   struct schema_result a = {0}, b = {0}, c = {0};
-  pool_schema(the_pool(f), on_schema, &a); // launches a worker
-  pool_schema(the_pool(f), on_schema, &b);
+  pool_document(the_pool(f), DOCUMENT_SCHEMA, on_schema, &a); // launches a worker
+  pool_document(the_pool(f), DOCUMENT_SCHEMA, on_schema, &b);
   run_until(f, &a.done);
   assert_true(b.done);
   assert_string_equal(a.text, "{\"action\":{}}");
   assert_string_equal(b.text, "{\"action\":{}}");
-  pool_schema(the_pool(f), on_schema, &c);
+  pool_document(the_pool(f), DOCUMENT_SCHEMA, on_schema, &c);
   assert_true(c.done);
   assert_string_equal(c.text, "{\"action\":{}}");
   assert_int_equal(count(f, METRIC_workers_started_total), 1);
@@ -374,7 +374,7 @@ static void test_says_when_there_is_no_schema(void **state)
   f->args[3] = traits;
   fixture_start(f);
   struct schema_result a = {0};
-  pool_schema(the_pool(f), on_schema, &a);
+  pool_document(the_pool(f), DOCUMENT_SCHEMA, on_schema, &a);
   run_until(f, &a.done);
   assert_int_equal(a.err.code, CODE_UNIMPLEMENTED);
   assert_ptr_equal(a.err.reason, REASON_SCHEMA_NOT_PUBLISHED);
@@ -391,7 +391,7 @@ static void test_remembers_how_a_worker_died(void **state)
   struct wish a = {0};
   ask_and_get(f, &a);
   struct schema_result s = {0};
-  pool_schema(the_pool(f), on_schema, &s);
+  pool_document(the_pool(f), DOCUMENT_SCHEMA, on_schema, &s);
   run_until(f, &s.done);
   assert_int_equal(s.err.code, CODE_UNAVAILABLE);
   run_until_count(f, METRIC_workers_exited_total, 1);
@@ -419,7 +419,7 @@ static void test_waits_to_learn_how_a_worker_died(void **state)
   ask_and_get(f, &a);
   ask(f, &b);
   struct schema_result s = {0};
-  pool_schema(the_pool(f), on_schema, &s);
+  pool_document(the_pool(f), DOCUMENT_SCHEMA, on_schema, &s);
   run_until(f, &s.done);
   give_back(f, &a, SLOT_LOST, 0);
   run_until(f, &b.answered);
