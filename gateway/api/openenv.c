@@ -8,16 +8,21 @@
 
 // --- what is wrong with a body, as FastAPI says it -----------------------------------------------------------------------------------------
 
-// Behind loc's "body" comes `place`, a JSON string or number; "": nothing.
-static bool refuse(struct openenv_read *r, const char *type, const char *place, const char *msg, struct str input)
+// Behind loc's "body" comes `place`, a JSON string or number; "": nothing. `context` is a further member with its comma, or "".
+static bool refuse_with(struct openenv_read *r, const char *type, const char *place, const char *msg, struct str input, const char *context)
 {
   struct buf text = {0};
   bool ok = buf_printf(&text, "[{\"type\":\"%s\",\"loc\":[\"body\"%s%s],\"msg\":\"%s\",\"input\":", type, place[0] ? "," : "", place, msg) &&
-            buf_str(&text, input) && buf_str(&text, STR("}]"));
+            buf_str(&text, input) && buf_printf(&text, "%s}]", context);
   const char *copy = ok ? arena_dup(r->arena, buf_view(&text)) : NULL;
   r->problem = (struct str){copy, copy ? text.n : 0};
   buf_free(&text);
   return false;
+}
+
+static bool refuse(struct openenv_read *r, const char *type, const char *place, const char *msg, struct str input)
+{
+  return refuse_with(r, type, place, msg, input, "");
 }
 
 static bool is_space(char c)
@@ -177,7 +182,7 @@ bool openenv_step_read(struct openenv_read *r, struct str body, Envgate__V1__Ste
       return refuse(r, "float_type", "\"timeout_s\"", "Input should be a valid number", m[1].value);
     q->timeout_s = json_double(m[1].value);
     if (!(q->timeout_s > 0))
-      return refuse(r, "greater_than", "\"timeout_s\"", "Input should be greater than 0", m[1].value);
+      return refuse_with(r, "greater_than", "\"timeout_s\"", "Input should be greater than 0", m[1].value, ",\"ctx\":{\"gt\":0.0}");
   }
   return json_payload(r, m[0].value, &q->action) && read_text(r, m[2].value, "\"request_id\"", REQUEST_ID_MAX, &q->request_id);
 }
