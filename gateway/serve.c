@@ -128,6 +128,7 @@ static void drain_reactor(struct reactor *r, struct task *t)
   health_set_serving(r, false);
   if (r->control)
     control_drain(r);
+  rpc_drain(r);
   grpc_front_drain(r);
   http_front_drain(r);
   websockets_drain(r);

@@ -7,6 +7,7 @@
 #include "api/control.h"
 #include "api/episodes.h"
 #include "api/forward.h"
+#include "api/interact.h"
 #include "api/mcp.h"
 #include "api/payload.h"
 #include "base/id.h"
@@ -568,6 +569,13 @@ const struct rpc_handler session_handlers[] = {
     {.path = PATH("Step"), .route = episode_route, .start = step_start, .cancel = episode_cancel},
     {.path = PATH("StepBatch"), .route = batch_route, .start = batch_start, .deadline = batch_deadline, .cancel = batch_cancel},
     {.path = PATH("ResetBatch"), .route = batch_route, .start = batch_start, .deadline = batch_deadline, .cancel = batch_cancel},
+    {.path = PATH("Interact"),
+     .start = interact_start,
+     .message = interact_message,
+     .half_close = interact_half_close,
+     .drained = interact_drained,
+     .cancel = interact_cancel,
+     .shutdown = interact_shutdown},
     {.path = PATH("GetState"), .route = episode_route, .start = get_state_start, .cancel = episode_cancel},
     {.path = PATH("ListTools"), .route = mcp_route, .start = list_tools_start, .cancel = mcp_cancel},
     {.path = PATH("CallTool"), .route = mcp_route, .start = call_tool_start, .cancel = mcp_cancel},

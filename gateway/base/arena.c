@@ -93,6 +93,13 @@ ProtobufCAllocator *arena_allocator(struct arena *a)
   return &a->allocator;
 }
 
+void arena_swap(struct arena *a, struct arena *b)
+{
+  struct arena was = *a;
+  *a = (struct arena){.chunks = b->chunks, .at = b->at, .end = b->end, .left = b->left, .allocator = a->allocator};
+  *b = (struct arena){.chunks = was.chunks, .at = was.at, .end = was.end, .left = was.left, .allocator = b->allocator};
+}
+
 // The first chunk is the last in the list, and of the usual size unless the first allocation was a large one.
 void arena_reset(struct arena *a)
 {

@@ -36,6 +36,9 @@ char *arena_printf(struct arena *a, const char *fmt, ...) __attribute__((format(
 // The arena as protobuf-c wants it: freeing does nothing. Its memory is not zeroed (protobuf-c fills it).
 ProtobufCAllocator *arena_allocator(struct arena *a);
 
+// Exchanges what two of them hold.
+void arena_swap(struct arena *a, struct arena *b);
+
 // Frees what was allocated, but keeps one chunk for the next use: a small call then asks malloc for nothing.
 void arena_reset(struct arena *a);
 

@@ -52,6 +52,7 @@ enum code {
   X(SESSION_LOST, "The session's worker or the connection to it is gone, and the episode with it.")                  \
   X(SESSION_CLOSED, "The session was closed while the call waited or ran.")                                          \
   X(QUEUE_FULL, "Too many calls wait on the session.")                                                               \
+  X(CREDIT_EXCEEDED, "More requests were sent on an Interact stream than it had granted.")                           \
   X(NO_CAPACITY, "Every worker is full and no more may be launched.")                                                \
   X(WORKER_START_FAILED, "The worker could not be launched, died at start, or was not ready in time.")               \
   X(WORKER_UNREACHABLE, "No connection to the worker.")                                                              \

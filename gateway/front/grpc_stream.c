@@ -254,6 +254,7 @@ bool grpc_stream_queue(struct grpc_stream *s, const uint8_t *prefix, struct buf 
   size_t head = prefix ? GRPC_PREFIX : 0;
   if (!buf_reserve(&s->out, head + out->n))
     return false;
+  s->large = s->large || out->n >= FLOW_LARGE;
   if (prefix)
     buf_add(&s->out, prefix, GRPC_PREFIX);
   if (out->n)
@@ -515,7 +516,9 @@ void grpc_stream_head(struct grpc_stream *s)
   if (!str_eq(s->verb, STR("POST"))) {
     err_set(&e, CODE_INVALID_ARGUMENT, REASON_INVALID_REQUEST, "gRPC calls are POST requests");
     grpc_http_refuse(s, &e, 405);
-  } else if (!check_head(s, &e)) {
+  } else if (check_head(s, &e)) {
+    call_begin(s->call);
+  } else {
     refuse(s, &e);
   }
 }

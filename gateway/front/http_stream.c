@@ -301,6 +301,8 @@ void http_stream_start(struct http_request *q)
   struct call *c = http_call(q, &front, q->codec, q->dialect->name);
   q->protocol = &protocol;
   q->frames.max = (size_t)q->r->config->max_message_bytes;
-  if (!check(q, c, &e))
+  if (check(q, c, &e))
+    call_begin(c);
+  else
     call_refuse(c, &e);
 }

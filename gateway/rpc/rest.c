@@ -207,7 +207,7 @@ bool rest_reply(const struct rpc_api *api, const struct rpc_method *method, cons
 {
   const struct transcode_options o = {
       .max_depth = REPLY_DEPTH, .types = &api->types, .snake_case = true, .emit_defaults = true, .payloads_checked = true, .splices = splices};
-  if (!method->http_response_body)
+  if (!method || !method->http_response_body)
     return json_encode(reply, &o, out, e);
   const ProtobufCFieldDescriptor *f = protobuf_c_message_descriptor_get_field_by_name(reply->descriptor, method->http_response_body);
   return json_encode_field(reply, f, &o, out, e);

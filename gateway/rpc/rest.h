@@ -34,7 +34,7 @@ bool rest_match_template(struct str template, struct str path, struct rest_match
 // ways, an unknown query parameter, and a body where the method takes none are errors.
 ProtobufCMessage *rest_request(const struct rest_match *m, struct str query, struct str body, int max_depth, struct arena *a, struct err *e);
 
-// The reply's JSON, behind what `out` has. The bytes of its payloads are known to be valid JSON: they are not checked again, and large ones
+// The reply's JSON, behind what `out` has: all of the message when there is no `method`, whose response_body may ask for a part. The bytes of its payloads are known to be valid JSON: they are not checked again, and large ones
 // may be noted in `splices` (may be NULL) instead of copied.
 bool rest_reply(const struct rpc_api *api, const struct rpc_method *method, const ProtobufCMessage *reply, struct splices *splices, struct buf *out,
                 struct err *e);

@@ -31,9 +31,16 @@ struct rpc {
   struct list calls; // whose home is here
   int count;
   struct random_pool random; // for request ids
+  struct arena messages;     // memory for a message of a client stream; empty while one is at work
   struct call *spare[SPARE_CALLS];
   int spares;
 };
+
+// What a call may take for what its request becomes: a google.protobuf.Value is so much larger than its JSON.
+static size_t call_memory(const struct reactor *r)
+{
+  return 16 * (size_t)r->config->max_message_bytes + 65536;
+}
 
 // --- methods -------------------------------------------------------------------------------------------------------------------------------
 
@@ -45,6 +52,7 @@ bool rpc_init(struct reactor *r, const struct rpc_api *api, const struct rpc_han
   r->rpc = rpc;
   rpc->api = api;
   list_init(&rpc->calls);
+  arena_init(&rpc->messages, call_memory(r));
   size_t size = 4;
   while (size < (size_t)api->method_count * 2)
     size *= 2;
@@ -93,6 +101,7 @@ void rpc_free(struct reactor *r)
   }
   while (rpc->spares)
     call_destroy(rpc->spare[--rpc->spares]);
+  arena_free(&rpc->messages);
   free(rpc->table);
   free(rpc->handlers);
   free(rpc->reply_size);
@@ -104,6 +113,15 @@ void rpc_free(struct reactor *r)
 const struct rpc_api *rpc_api(const struct reactor *r)
 {
   return r->rpc->api;
+}
+
+void rpc_drain(struct reactor *r)
+{
+  LIST_EACH (node, &r->rpc->calls) {
+    struct call *c = CONTAINER_OF(node, struct call, link);
+    if (c->started && !c->finished && c->handler->shutdown)
+      c->handler->shutdown(c);
+  }
 }
 
 int rpc_calls(struct reactor *r)
@@ -143,7 +161,7 @@ struct call *call_new(struct reactor *home, const struct call_front *front, void
     c = malloc(sizeof *c);
     if (!c)
       return NULL;
-    arena_init(&c->arena, 16 * (size_t)home->config->max_message_bytes + 65536);
+    arena_init(&c->arena, call_memory(home));
   }
   // Everything but the arena, which keeps a chunk, and err, which is large and filled only when a call fails.
   size_t after_arena = offsetof(struct call, arena) + sizeof c->arena, err_at = offsetof(struct call, err), after_err = err_at + sizeof c->err;
@@ -169,6 +187,8 @@ struct call *call_new(struct reactor *home, const struct call_front *front, void
 static void call_free(struct call *c)
 {
   struct rpc *rpc = c->home->rpc;
+  if (c->within)
+    call_let_go(c->within);
   list_remove(&c->link);
   rpc->count--;
   metric_add(c->home->metrics, METRIC_calls_in_flight, -1);
@@ -245,9 +265,9 @@ static bool admit(struct call *c, struct err *e)
   return false;
 }
 
-bool call_method(struct call *c, struct str path, struct err *e)
+// For a call that has its ids.
+static bool set_method(struct call *c, struct str path, struct err *e)
 {
-  take_ids(c);
   c->method = rpc_find(c->home, path, &c->method_index);
   if (!c->method)
     return err_set(e, CODE_UNIMPLEMENTED, REASON_METHOD_NOT_FOUND, "no method %.*s; see reflection or /openapi.json", STR_ARG(path));
@@ -259,6 +279,12 @@ bool call_method(struct call *c, struct str path, struct err *e)
   if (c->deadline != NSEC_NEVER && !timer_set(c->home, &c->deadline_timer, c->deadline))
     return err_nomem(e);
   return true;
+}
+
+bool call_method(struct call *c, struct str path, struct err *e)
+{
+  take_ids(c);
+  return set_method(c, path, e);
 }
 
 // Ends a call that its handler did not end. On the owner's thread (home, before it has begun). `e` may be made more precise.
@@ -343,14 +369,20 @@ static ProtobufCMessage *decode(struct call *c, struct str bytes, struct arena *
 
 static void stream_message(struct call *c, struct str bytes)
 {
+  struct rpc *rpc = c->home->rpc;
   struct arena a; // streams last, so each message has its own memory
-  arena_init(&a, 16 * (size_t)c->home->config->max_message_bytes + 65536);
+  arena_init(&a, call_memory(c->home));
+  arena_swap(&a, &rpc->messages);
   struct err e;
   ProtobufCMessage *m = decode(c, bytes, &a, &e);
+  c->message = &a;
   if (!m)
     end_unasked(c, &e);
   else
     c->handler->message(c, m);
+  c->message = NULL;
+  arena_reset(&a);
+  arena_swap(&a, &rpc->messages);
   arena_free(&a);
 }
 
@@ -364,6 +396,15 @@ void call_let_go(struct call *c)
 {
   if (--c->errands == 0 && c->delivered)
     call_free(c);
+}
+
+void call_begin(struct call *c)
+{
+  if (!c->method->client_streaming || c->begun)
+    return;
+  hold(c);
+  begin(c);
+  call_let_go(c);
 }
 
 void call_message(struct call *c, struct str bytes)
@@ -386,6 +427,29 @@ void call_message(struct call *c, struct str bytes)
   c->request = decode(c, bytes, &c->arena, &e);
   if (!c->request)
     rpc_finish(c, NULL, &e);
+}
+
+void call_begin_within(struct call *c, struct call *stream, struct str path, ProtobufCMessage *m, size_t bytes, uint64_t flow_key)
+{
+  struct err e;
+  c->within = stream;
+  hold(stream); // until `c` is freed: its headers lie there
+  arena_swap(&c->arena, stream->message);
+  c->peer = stream->peer;
+  c->codec = stream->codec;
+  c->flow = stream->flow;
+  c->flow_key = flow_key;
+  c->headers = stream->headers;
+  c->header_count = stream->header_count;
+  c->protocol = stream->protocol;
+  memcpy(c->id, stream->id, sizeof c->id);
+  memcpy(c->trace_id, stream->trace_id, sizeof c->trace_id);
+  memcpy(c->from, stream->from, sizeof c->from);
+  call_request(c, m, bytes);
+  if (set_method(c, path, &e))
+    call_end_of_messages(c);
+  else
+    call_refuse(c, &e);
 }
 
 void call_request(struct call *c, ProtobufCMessage *m, size_t bytes)
@@ -477,29 +541,36 @@ static size_t spliced_bytes(const struct call *c)
   return c->crossed ? 0 : c->splices.bytes;
 }
 
-static bool encode_proto(struct call *c, const ProtobufCMessage *m, struct err *e)
+static bool encode_to(const struct call *c, const ProtobufCMessage *m, struct splices *splices, struct buf *out, struct err *e)
 {
-  uint32_t *size = &c->owner->rpc->reply_size[c->method_index];
-  buf_lend(&c->owner->bufs, &c->out, *size);
-  bool ok = proto_encode_spliced(m, splices_of(c), &c->out, e);
-  *size = (uint32_t)c->out.n;
-  return ok;
-}
-
-static bool encode(struct call *c, const ProtobufCMessage *m, struct err *e)
-{
+  const struct rpc_api *api = c->owner->rpc->api;
   switch (c->codec) {
   case CODEC_PROTO:
-    return encode_proto(c, m, e);
+    return proto_encode_spliced(m, splices, out, e);
   case CODEC_REST:
   case CODEC_OPENENV:
-    return rest_reply(c->owner->rpc->api, c->method, m, splices_of(c), &c->out, e);
+    return rest_reply(api, c->within ? NULL : c->method, m, splices, out, e);
   case CODEC_JSON:
     break;
   }
   struct transcode_options o = {
-      .max_depth = (int)c->owner->config->max_json_depth, .types = &c->owner->rpc->api->types, .payloads_checked = true, .splices = splices_of(c)};
-  return json_encode(m, &o, &c->out, e);
+      .max_depth = (int)c->owner->config->max_json_depth, .types = &api->types, .payloads_checked = true, .splices = splices};
+  return json_encode(m, &o, out, e);
+}
+
+bool call_encode(const struct call *c, const ProtobufCMessage *m, struct buf *out, struct err *e)
+{
+  return encode_to(c, m, NULL, out, e);
+}
+
+static bool encode(struct call *c, const ProtobufCMessage *m, struct err *e)
+{
+  uint32_t *size = &c->owner->rpc->reply_size[c->method_index];
+  if (c->codec == CODEC_PROTO)
+    buf_lend(&c->owner->bufs, &c->out, *size);
+  bool ok = encode_to(c, m, splices_of(c), &c->out, e);
+  *size = (uint32_t)c->out.n;
+  return ok;
 }
 
 void call_lend(struct call *c, struct shared *bytes)
@@ -586,6 +657,13 @@ void call_send_head(struct call *c)
     c->front->head(c);
 }
 
+void call_send_encoded(struct call *c, struct buf *message)
+{
+  assert(!c->crossed);
+  c->sent += message->n;
+  c->front->message(c, message);
+}
+
 bool call_send(struct call *c, const ProtobufCMessage *m)
 {
   size_t before = c->out.n;
@@ -653,8 +731,10 @@ static void end(struct call *c)
   struct metrics *m = c->owner->metrics;
   if (c->method_index >= 0)
     metric_call(m, c->method_index, (int)(c->failed ? c->err.code : CODE_OK), took);
-  metric_add(m, METRIC_received_bytes_total, (int64_t)c->received);
-  metric_add(m, METRIC_sent_bytes_total, (int64_t)c->sent);
+  if (!c->within) { // else the stream has them
+    metric_add(m, METRIC_received_bytes_total, (int64_t)c->received);
+    metric_add(m, METRIC_sent_bytes_total, (int64_t)c->sent);
+  }
   log_call(c, took);
   if (!c->crossed) {
     deliver(c);

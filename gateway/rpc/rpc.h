@@ -6,7 +6,7 @@
 // A call is born on the reactor of its connection (home). It runs on the reactor that its handler's route() names (owner): the same, or it is passed there by
 // mailbox and comes back when it ends. Between, home touches only `front` and the fields marked home; the owner touches the rest.
 //
-// The life of a call: call_new → (front fills method, headers, deadline) → call_message … → call_end_of_messages → handler → rpc_finish → front->finish
+// The life of a call: call_new → (front fills method, headers, deadline) → call_begin → call_message … → call_end_of_messages → handler → rpc_finish → front->finish
 // → call_free. rpc_finish is called exactly once for each call: by the handler, or by this layer for deadlines, cancellation and bad requests.
 #ifndef ENVGATE_RPC_RPC_H
 #define ENVGATE_RPC_RPC_H
@@ -60,7 +60,7 @@ struct rpc_handler {
   const char *path;
   // The reactor that runs a call, by its request; NULL: the home reactor. Runs at home; looks at the request only. Not for client streams.
   int (*route)(const struct call *c);
-  // Begins. For methods without client streaming the request is there (c->request). For client streaming, messages follow.
+  // Begins. For methods without client streaming the request is there (c->request). For client streaming, messages follow, which may be a while.
   void (*start)(struct call *c);
   // One message of a client stream; valid during the callback only.
   void (*message)(struct call *c, const ProtobufCMessage *m);
@@ -73,6 +73,8 @@ struct rpc_handler {
   void (*deadline)(struct call *c);
   // The call ends without the handler (deadline, cancellation): let go of it. `e` is what the caller will get; a handler may make it more precise. May be NULL.
   void (*cancel)(struct call *c, struct err *e);
+  // The gateway shuts down; the call may be ended, and no other. For client streams only, once at most. May be NULL.
+  void (*shutdown)(struct call *c);
 };
 
 // How messages are written.
@@ -118,6 +120,7 @@ struct call_extra {
 
 struct call {
   struct arena arena; // the first member: it outlives the call in the spares
+  struct call *within; // the stream's call of which it is a message (call_begin_within); NULL: it is a call of its own
   struct reactor *home, *owner;
   const struct rpc_method *method;
   const struct rpc_handler *handler;
@@ -143,6 +146,7 @@ struct call {
 
   ProtobufCMessage *request;  // decoded, in the arena
   struct str words;           // CODEC_OPENENV: what goes to the worker as it is, in the arena; "": the request says it
+  struct arena *message;      // a client stream's, while its handler has a message: where that lies
   struct str session, worker; // for the log: what the call is about; in the arena; a handler sets them
   void *state;                // the handler's own, in the arena
   struct call_extra *extra;   // NULL: none
@@ -166,7 +170,7 @@ struct call {
   bool counted;   // home: in its principal's quota of calls
   bool gone;      // home: the caller left
   bool delivered; // home: front->finish was called
-  int errands;    // home: tasks under way that point to this call, beside to_owner and to_home
+  int errands;    // home: tasks and calls within it that point to this call, beside to_owner and to_home
 };
 
 struct rpc; // a reactor's part
@@ -178,6 +182,9 @@ void rpc_free(struct reactor *r);
 
 // What it serves.
 const struct rpc_api *rpc_api(const struct reactor *r);
+
+// Tells the client streams of this reactor that the gateway shuts down.
+void rpc_drain(struct reactor *r);
 
 // How many calls have this reactor as their home now.
 int rpc_calls(struct reactor *r);
@@ -193,13 +200,16 @@ struct call *call_new(struct reactor *home, const struct call_front *front, void
 // METHOD_NOT_FOUND in `e` (UNIMPLEMENTED), or the caller may not call it (UNAUTHENTICATED, PERMISSION_DENIED, RESOURCE_EXHAUSTED for a quota).
 bool call_method(struct call *c, struct str path, struct err *e);
 
+// The header is complete and call_method was content: a client stream's handler begins. For other methods it does nothing.
+void call_begin(struct call *c);
+
 // Hands over one request message in the call's codec (CODEC_PROTO, CODEC_JSON). Checked (depth, UTF-8, unknown JSON fields), decoded into the arena. For unary methods the
 // handler runs at call_end_of_messages, with exactly one message (UNIMPLEMENTED otherwise, as gRPC has it).
 void call_message(struct call *c, struct str bytes);
 // Hands over an already decoded request (REST), which lies in the arena.
 void call_request(struct call *c, ProtobufCMessage *m, size_t bytes);
 void call_end_of_messages(struct call *c);
-// Each of these may end the call, so that front->finish runs inside and the call is gone.
+// Each of these, and call_begin, may end the call, so that front->finish runs inside and the call is gone.
 
 // The caller is gone or has reset its stream: ends the call with CANCELLED; front->finish still comes, inside or later, with nothing to be written.
 void call_cancel(struct call *c);
@@ -238,6 +248,16 @@ bool call_send(struct call *c, const ProtobufCMessage *m);
 void call_lend(struct call *c, struct shared *bytes);
 // Whether so much of what was sent waits for the caller that no more should be sent before `drained`. What is sent all the same is kept, up to a limit.
 bool call_full(const struct call *c);
+
+// The same for a client stream, of a message that is encoded already, in the call's codec. The bytes are taken over, or left to be dropped.
+void call_send_encoded(struct call *c, struct buf *message);
+// Encodes a message as the call's are, behind what `out` has. False: `e`.
+bool call_encode(const struct call *c, const ProtobufCMessage *m, struct buf *out, struct err *e);
+
+// Begins `c` (from call_new, at the stream's home, where its handler runs) in place of a message of a client stream, while the stream's handler has that: as a call of the
+// unary method at `path`, by the stream's caller, with its headers, codec, ids and flow, but for the key in that. `m` is the message or a part of it, and `bytes` its size. The call takes over all
+// of the message's memory. It is checked, runs and ends as any other; front->finish comes, inside or later.
+void call_begin_within(struct call *c, struct call *stream, struct str path, ProtobufCMessage *m, size_t bytes, uint64_t flow_key);
 
 // Ends the call: with a reply (unary), with NULL and NULL (a stream's good end), or with an error. The reply is encoded before it returns and may go right
 // after; `c` must not be touched any more. The only place where a call ends: it counts, logs and frees.
