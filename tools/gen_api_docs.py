@@ -52,10 +52,14 @@ def enum(out, e, path, said, prefix=""):
         out.append(f"| `{value.name}` | {value.number} | {cell(said.get(path + (2, i), ''))} |")
 
 
+def message_of(type_name, streams):
+    return ("stream of " if streams else "") + type_name.split(".")[-1]
+
+
 def http_of(method):
     rule = method.options.Extensions[annotations_pb2.http]
     verb = rule.WhichOneof("pattern")
-    return f"`{verb.upper()} {getattr(rule, verb)}`" if verb else ""
+    return f"`{verb.upper()} {getattr(rule, verb)}` · " if verb else ""
 
 
 def reference(image, program):
@@ -68,7 +72,8 @@ def reference(image, program):
         for i, service in enumerate(file.service):
             out.append(f"\n## {service.name}\n\n{said.get((6, i), '')}\n")
             for j, method in enumerate(service.method):
-                out.append(f"### {method.name}\n\n{http_of(method)} · {method.input_type.split('.')[-1]} → {method.output_type.split('.')[-1]}\n")
+                asked, given = message_of(method.input_type, method.client_streaming), message_of(method.output_type, method.server_streaming)
+                out.append(f"### {method.name}\n\n{http_of(method)}{asked} → {given}\n")
                 out.append(said.get((6, i, 2, j), "") + "\n")
     out.append("## Messages")
     for file in ours:
