@@ -21,7 +21,10 @@ enum {
 
 #define REQUEST(name) ENVGATE__V1__INTERACT_REQUEST__REQUEST_##name
 #define RESPONSE(name) ENVGATE__V1__INTERACT_RESPONSE__RESPONSE_##name
-#define PATH(method) {"/envgate.v1.SessionService/" method, sizeof "/envgate.v1.SessionService/" method - 1}
+#define PATH(method)                                                                      \
+  {                                                                                       \
+    "/envgate.v1.SessionService/" method, sizeof "/envgate.v1.SessionService/" method - 1 \
+  }
 
 // What may be asked, by the field of the request; and the field of the reply.
 static const struct kind {
@@ -35,6 +38,7 @@ static const struct kind {
     {REQUEST(GET_STATE), PATH("GetState"), RESPONSE(STATE), "state"},
     {REQUEST(CREATE_SESSION), PATH("CreateSession"), RESPONSE(SESSION), "session"},
     {REQUEST(CLOSE_SESSION), PATH("CloseSession"), RESPONSE(CLOSED), "closed"},
+    {REQUEST(CALL_TOOL), PATH("CallTool"), RESPONSE(TOOL), "tool"},
 };
 
 struct interact {
@@ -324,13 +328,14 @@ static const struct kind *kind_of(int request)
 static bool may_begin(const struct interact *st, const struct request *q, struct err *e)
 {
   if (!q->kind)
-    return err_field(e, REASON_INVALID_REQUEST, "request", "request is required: one of reset, step, get_state, create_session and close_session");
+    return err_field(e, REASON_INVALID_REQUEST, "request",
+                     "request is required: one of reset, step, get_state, create_session, close_session and call_tool");
   if (st->draining)
     return err_set(e, CODE_UNAVAILABLE, REASON_DRAINING, "the gateway is shutting down and begins nothing new");
   if (!st->n || st->bytes + q->bytes <= REQUEST_BYTES_MAX)
     return true;
-  err_set(e, CODE_RESOURCE_EXHAUSTED, REASON_QUEUE_FULL, "the stream's requests under way have %zu bytes, and %d are allowed: wait for replies", st->bytes,
-          REQUEST_BYTES_MAX);
+  err_set(e, CODE_RESOURCE_EXHAUSTED, REASON_QUEUE_FULL, "the stream's requests under way have %zu bytes, and %d are allowed: wait for replies",
+          st->bytes, REQUEST_BYTES_MAX);
   e->retry_after_ms = 100;
   return false;
 }

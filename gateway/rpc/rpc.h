@@ -119,7 +119,7 @@ struct call_extra {
 };
 
 struct call {
-  struct arena arena; // the first member: it outlives the call in the spares
+  struct arena arena;  // the first member: it outlives the call in the spares
   struct call *within; // the stream's call of which it is a message (call_begin_within); NULL: it is a call of its own
   struct reactor *home, *owner;
   const struct rpc_method *method;

@@ -204,8 +204,10 @@ def test_errors_are_those_of_the_methods(any_gateway):
             ("create_session", pb.CreateSessionRequest(environment="e", lease_s=-1)),
             ("create_session", pb.CreateSessionRequest(source=pb.EnvironmentSource(image="x"))),
             ("close_session", pb.CloseSessionRequest(name="sessions/none")),
+            ("call_tool", pb.CallToolRequest(session=n, tool="none")),
+            ("call_tool", pb.CallToolRequest(session=n)),
         ]
-    methods = {"step": "Step", "reset": "Reset", "get_state": "GetState", "create_session": "CreateSession", "close_session": "CloseSession"}
+    methods = {"step": "Step", "reset": "Reset", "get_state": "GetState", "create_session": "CreateSession", "close_session": "CloseSession", "call_tool": "CallTool"}
     with Stream(g).first() as s:
         for kind, request in requests:
             with pytest.raises(grpc.RpcError) as unary:

@@ -105,6 +105,19 @@ def test_a_tool_is_called(g, session):
     assert value.struct_value["data"] == 4
 
 
+def test_within_a_stream(g, session):
+    from test_interact import Stream
+
+    with Stream(g, by(g)["metadata"]).first() as s:
+        arguments = payload_pb2.Payload(json=b'{"a": 2, "b": 40}')
+        assert data(s.ask(call_tool=pb.CallToolRequest(session=session, tool="add", arguments=arguments)).tool) == 42
+        status = s.ask(call_tool=pb.CallToolRequest(session=session, tool="add", arguments=payload_pb2.Payload(json=b"[]"))).status
+        assert status.code == grpc.StatusCode.INVALID_ARGUMENT.value[0]
+        info = error_details_pb2.ErrorInfo()
+        s.ask(call_tool=pb.CallToolRequest(session=session, tool="fail")).status.details[0].Unpack(info)
+        assert (info.reason, info.metadata["jsonrpc_code"]) == ("TOOL_FAILED", "-32603")
+
+
 def test_over_rest(g, session):
     headers = {"authorization": f"Bearer {g.tokens['alice-agent']}"}
     reply = g.get(f"/v1/{session}/tools", headers=headers)
