@@ -3,6 +3,7 @@
 
 #include "base/percent.h"
 #include "base/utf8.h"
+#include "transcode/message.h"
 
 // Our replies are flat but for payloads, which were checked when they came in.
 enum { REPLY_DEPTH = 1024 };
@@ -26,52 +27,6 @@ static bool decode_text(struct str text, struct percent_decoding how, const char
 
 // --- fields --------------------------------------------------------------------------------------------------------------------------------
 
-static size_t scalar_size(ProtobufCType type)
-{
-  switch (type) {
-  case PROTOBUF_C_TYPE_INT64:
-  case PROTOBUF_C_TYPE_SINT64:
-  case PROTOBUF_C_TYPE_SFIXED64:
-  case PROTOBUF_C_TYPE_UINT64:
-  case PROTOBUF_C_TYPE_FIXED64:
-  case PROTOBUF_C_TYPE_DOUBLE:
-    return 8;
-  case PROTOBUF_C_TYPE_BOOL:
-    return sizeof(protobuf_c_boolean);
-  default:
-    return 4;
-  }
-}
-
-static bool all_zero(const char *p, size_t n)
-{
-  for (size_t i = 0; i < n; i++)
-    if (p[i])
-      return false;
-  return true;
-}
-
-// Whether a singular field has a value other than its default.
-static bool field_is_set(const ProtobufCMessage *m, const ProtobufCFieldDescriptor *f)
-{
-  const char *base = (const char *)m;
-  const void *member = base + f->offset;
-  if (f->flags & PROTOBUF_C_FIELD_FLAG_ONEOF)
-    return *(const uint32_t *)(const void *)(base + f->quantifier_offset) == f->id;
-  switch (f->type) {
-  case PROTOBUF_C_TYPE_MESSAGE:
-    return *(const ProtobufCMessage *const *)member != NULL;
-  case PROTOBUF_C_TYPE_STRING: {
-    const char *text = *(const char *const *)member;
-    return text && *text;
-  }
-  case PROTOBUF_C_TYPE_BYTES:
-    return ((const ProtobufCBinaryData *)member)->len > 0;
-  default:
-    return !all_zero(member, scalar_size(f->type));
-  }
-}
-
 // Whether the singular field at a dotted path is set. False for what is repeated or not there.
 static bool path_is_set(const ProtobufCMessage *m, const char *path)
 {
@@ -83,7 +38,7 @@ static bool path_is_set(const ProtobufCMessage *m, const char *path)
     memcpy(name, path, n);
     name[n] = '\0';
     const ProtobufCFieldDescriptor *f = protobuf_c_message_descriptor_get_field_by_name(m->descriptor, name);
-    if (!f || f->label == PROTOBUF_C_LABEL_REPEATED || !field_is_set(m, f))
+    if (!f || f->label == PROTOBUF_C_LABEL_REPEATED || !field_present(m, f))
       return false;
     if (!path[n])
       return true;

@@ -36,6 +36,7 @@ NODE = [
 BUNDLE = ["node_modules/.bin/esbuild", "page.js", "--bundle", "--format=esm", "--outdir=page", "--log-level=warning"]
 BROWSER = [sys.executable, str(HERE / "browser.py"), "PORT"]
 PIP = [str(BUILD / "venv/bin/pip"), "install", "-q", "--disable-pip-version-check"]
+RUST = str(ROOT / "build/stubs-tools/rust")  # what the generator is made of is built there already
 GO_ENV = {"GOFLAGS": "-mod=readonly", "GOTOOLCHAIN": "local"}
 
 
@@ -113,9 +114,9 @@ CLIENTS = {
     },
     "rust": {
         "page": ("rust.md", "rust", "src/bin/trainer.rs"),
-        "build": [["cargo", "build", "-q", "--locked"]],
-        "session": ["target/debug/session", "ADDRESS"],
-        "trainer": ["target/debug/trainer", "ADDRESS"],
+        "build": [["cargo", "build", "-q", "--locked", "--target-dir", RUST]],
+        "session": [f"{RUST}/debug/session", "ADDRESS"],
+        "trainer": [f"{RUST}/debug/trainer", "ADDRESS"],
     },
     "cpp": {
         "page": ("cpp.md", "cpp", "trainer.cc"),

@@ -62,6 +62,10 @@ suite() {
   ok=$(number passed <"$log")
   bad=$(number failed <"$log")
   sed -nE 's/^Running ([0-9]+ tests) with (.*)-client for server config #[0-9]+ \{(.*)\}.*/  \3: \1 (\2)/p' "$log"
+  if grep -qE 'Sanitizer|runtime error' "$log"; then # the suite shows what its server writes
+    echo "a sanitizer found something"
+    bad=$((bad + 1))
+  fi
   if [ "$bad" = 0 ] && { [ $code != 0 ] || [ "$ok" -lt $least ]; }; then
     echo "exit code $code, $ok cases; there should be $least"
     bad=1
