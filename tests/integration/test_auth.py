@@ -530,6 +530,21 @@ def test_quota_of_calls_a_second(start, file):
         bob.call("ListSessions", pb.ListSessionsRequest())
 
 
+@pytest.mark.parametrize("line", [None, "0", "2"])
+def test_quotas_as_options(start, file, line):
+    """They hold for principals whose line says nothing; 0 there lifts them."""
+    file.add("small", "trainer", *(("--sessions", line) if line else ()))
+    file.write()
+    g = start("--quota-sessions", "1")
+    small = g.as_("small")
+    good = {None: 1, "0": 3, "2": 2}[line]
+    for i in range(3):
+        if i < good:
+            assert small.create()
+        else:
+            assert small.fails("CreateSession", pb.CreateSessionRequest(environment="echo")) == FULL
+
+
 # --- the command line and the log ---
 
 
