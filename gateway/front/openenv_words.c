@@ -116,6 +116,15 @@ bool openenv_full(struct buf *out, int64_t sessions)
   return error_with(out, OPENENV_CAPACITY_REACHED, str_c(text), more);
 }
 
+static bool unknown_type(struct str type, struct buf *text)
+{
+  const struct str says = STR("Unknown message type: ");
+  if (buf_str(text, says) && json_unescape(type, text))
+    return true;
+  text->n = 0; // half of a surrogate pair can only be told as it came
+  return buf_str(text, says) && buf_str(text, type);
+}
+
 bool openenv_cannot(struct buf *out, const struct openenv_words *words)
 {
   struct buf text = {0};
@@ -127,8 +136,7 @@ bool openenv_cannot(struct buf *out, const struct openenv_words *words)
   else if (known)
     ok = openenv_error(out, OPENENV_VALIDATION_ERROR, STR("Invalid message"));
   else
-    ok = buf_str(&text, STR("Unknown message type: ")) && json_unescape(words->type, &text) &&
-         openenv_error(out, OPENENV_UNKNOWN_TYPE, buf_view(&text));
+    ok = unknown_type(words->type, &text) && openenv_error(out, OPENENV_UNKNOWN_TYPE, buf_view(&text));
   buf_free(&text);
   return ok;
 }

@@ -387,15 +387,14 @@ static void on_ready(struct session_waiter *w, struct session *s, const struct e
   d->asked = false;
   session_unask_standing(&d->asker);
   timer_unset(d->r, &d->capacity);
-  if (d->over) {
+  if (s)
+    take(d, s); // also when the socket has ended in this turn: then its end closes the session
+  if (d->over)
     return;
-  }
-  if (e) {
+  if (e)
     say_end(d, e);
-    return;
-  }
-  take(d, s);
-  pump(d);
+  else
+    pump(d);
 }
 
 static void on_standing(struct standing_waiter *w, struct session *s, const struct standing *standing, const struct err *e)

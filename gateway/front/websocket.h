@@ -6,7 +6,8 @@
 // by an HTTP error through the request's carrier. After the upgrade it gets a struct websocket, on the reactor that it named, and from then on events.
 //
 // A socket that is silent for 20 s is pinged, and one that does not answer for 20 s more has ended (close code 1011). No extension is ever accepted:
-// permessage-deflate costs more than it saves. A browser's request from another origin is refused, as it is not the page's user who asks.
+// permessage-deflate costs more than it saves. A browser's request from another origin is refused unless cors_allowed_origins has it, as it is not the page's
+// user who asks.
 #ifndef ENVGATE_FRONT_WEBSOCKET_H
 #define ENVGATE_FRONT_WEBSOCKET_H
 

@@ -53,7 +53,7 @@ static bool add_reset_members(const struct worker_request *q, bool comma, struct
 
 int protocol_ws_request(const struct worker_request *q, struct buf *own, struct str pieces[WORKER_REQUEST_PIECES])
 {
-  if (q->words.n) {
+  if (q->words.p) {
     pieces[0] = q->words;
     return 1;
   }

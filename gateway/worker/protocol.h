@@ -30,7 +30,7 @@ struct worker_request {
   struct str options;          // a valid JSON object, or "": its members go beside seed and episode_id
   const struct pairs *headers; // the caller's, for plain HTTP; NULL: none
   // The WebSocket message as a caller wrote it who speaks this protocol: it is sent as it is, whatever it is, in place of one made of the fields above, which a plain
-  // HTTP worker gets. "": none.
+  // HTTP worker gets. NULL: none; it may be empty.
   struct str words;
   bool words_only; // the fields can't say it, so that a plain HTTP worker can't be asked
 };

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Frames and the upgrade's reply from a hostile worker. The first byte says in what pieces the rest comes.
+// Frames and the upgrade's reply from a hostile worker, and frames from a hostile client. The first byte says in what pieces the rest comes.
 #include <stdint.h>
 #include <stdlib.h>
 
@@ -27,7 +27,7 @@ static uint64_t mix(uint64_t h, const void *p, size_t n)
 
 static uint64_t read_all(struct ws_coders *coders, struct str in, size_t step)
 {
-  struct ws_frames f = {.coders = coders, .max_message = MAX_MESSAGE};
+  struct ws_frames f = {.coders = coders, .max_message = MAX_MESSAGE, .takes_binary = coders->server};
   uint64_t h = 0xcbf29ce484222325u;
   while (in.n) {
     size_t size = in.n < step ? in.n : step;
@@ -52,16 +52,23 @@ static uint64_t read_all(struct ws_coders *coders, struct str in, size_t step)
   return h;
 }
 
+static void read_frames(struct str in, size_t step, bool server)
+{
+  struct ws_coders coders;
+  require(ws_coders_init(&coders));
+  coders.server = server;
+  uint64_t whole = read_all(&coders, in, in.n ? in.n : 1);
+  require(read_all(&coders, in, step) == whole);
+  ws_coders_free(&coders);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
 {
   if (!n)
     return 0;
   struct str in = {(const char *)data + 1, n - 1};
-  struct ws_coders coders;
-  require(ws_coders_init(&coders));
-  uint64_t whole = read_all(&coders, in, in.n ? in.n : 1);
-  require(read_all(&coders, in, (size_t)data[0] + 1) == whole);
-  ws_coders_free(&coders);
+  read_frames(in, (size_t)data[0] + 1, false);
+  read_frames(in, (size_t)data[0] + 1, true);
 
   static const struct ws_accept accept = {"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="};
   size_t head = 0;

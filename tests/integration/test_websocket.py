@@ -86,6 +86,12 @@ def test_pages_of_other_origins_are_refused(g):
     none_left(g)
 
 
+def test_pages_of_origins_that_are_allowed(gateway):
+    g = gateway({**ECHO, "cors_allowed_origins": ["https://lab.example.org"]})
+    assert status_of(g, Origin="https://lab.example.org")[0] == 101
+    assert status_of(g, Origin="https://evil.example")[0] == 403
+
+
 def test_no_extension_is_accepted(g):
     status, fields = status_of(g, Sec_WebSocket_Extensions="permessage-deflate; client_max_window_bits", Sec_WebSocket_Protocol="a, b")
     assert status == 101 and "sec-websocket-extensions" not in fields and "sec-websocket-protocol" not in fields
@@ -255,6 +261,18 @@ def test_a_connection_that_breaks_frees_its_session(g, how):
     none_left(g)
     assert time.monotonic() - started < 1 * SLOW
     assert g.log("websocket.closed")[-1]["code"] == 1006
+
+
+def test_sockets_that_end_as_their_sessions_begin(g):
+    for i in range(400):
+        s = dial(g.listen)
+        s.s.sendall(request(PATH))
+        if i % 4 == 0:
+            s.head()
+        elif i % 4 == 1:
+            time.sleep(i % 16 * 0.0001)
+        s.close()
+    none_left(g)
 
 
 def test_a_thousand_sockets_come_and_go(g):

@@ -121,6 +121,10 @@ class Socket:
 
 
 def dial(where):
-    """A TCP connection to "host:port"."""
-    host, port = where.rsplit(":", 1)
+    """A connection to "host:port", "http://host:port" or "unix:/path"."""
+    if where.startswith("unix:"):
+        s = socket.socket(socket.AF_UNIX)
+        s.connect(where.removeprefix("unix:"))
+        return Socket(s)
+    host, port = where.removeprefix("http://").rstrip("/").rsplit(":", 1)
     return Socket(socket.create_connection((host, int(port))))
