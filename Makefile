@@ -8,6 +8,7 @@
 #   make lint       clang-format, clang-tidy, include layers, banned functions, buf lint and breaking
 #   make bench      CPU-µs a call and calls/s, side by side: worker directly, nginx, envgate REST, envgate gRPC
 #   make bench-peers  the same beside haproxy, Envoy and bridges in Rust, Go and Python, which it builds under build/peers
+#   make bench-trainer  steps/s of a trainer's loop in Python: OpenEnv's client directly and by the gateway, and envgate.VectorEnv
 #   make bench-launch  a worker in docker: cold, warm and 20 at once, beside OpenEnv's own client and the floor
 #   make chaos      faults of every kind for CHAOS_SECONDS (600) by CHAOS_SEED (1) while 200 sessions step (docs/CHAOS.md); as root
 #   make stubs      a client for each language, to import, in build/stubs (docs/clients)
@@ -80,7 +81,7 @@ LIB := $(OUT)/libenvgate.a
 UNITS := $(patsubst tests/unit/%.c,$(OUT)/tests/%,$(sort $(wildcard tests/unit/test_*.c)))
 FUZZERS := $(patsubst tests/fuzz/%.c,$(OUT)/targets/%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
 
-.PHONY: all run test docs lint bench bench-launch bench-peers chaos fuzz install deps clean distclean help gen test-units test-integration units fuzzers conformance microhttpd1
+.PHONY: all run test docs lint bench bench-launch bench-peers bench-trainer chaos fuzz install deps clean distclean help gen test-units test-integration units fuzzers conformance microhttpd1
 all: $(OUT)/envgate
 
 help:
@@ -225,6 +226,12 @@ bench-launch:
 	@tools/deps.sh all
 	@$(MAKE) --no-print-directory -s -j$(JOBS) $(B)/envgate
 	$(PY) tests/bench/launch.py
+
+bench-trainer:
+	@tools/deps.sh bench
+	@tools/deps.sh venv build/venv-openenv-0.10.0 tests/envs/requirements-openenv-0.10.0.txt
+	@$(MAKE) --no-print-directory -s -j$(JOBS) $(B)/envgate
+	$(PY) tests/bench/trainer.py
 
 chaos:
 	@tools/deps.sh all
