@@ -2,10 +2,10 @@
 #include "reference/env.h"
 
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 
 #include "base/id.h"
+#include "transcode/decimal.h"
 
 const struct ref_env_kind *ref_env_kind_at(unsigned i)
 {
@@ -82,13 +82,6 @@ bool ref_json_double(struct buf *out, double v)
 {
   if (!isfinite(v))
     return buf_str(out, STR("null"));
-  char text[32]; // 15 digits are always right, 17 always enough
-  int n = 0;
-  for (int digits = 15; digits <= 17; digits++) {
-    n = snprintf(text, sizeof text, "%.*g", digits, v);
-    if (digits == 17 || strtod(text, NULL) == v)
-      break;
-  }
-  bool whole = !memchr(text, '.', (size_t)n) && !memchr(text, 'e', (size_t)n);
-  return buf_add(out, text, (size_t)n) && (!whole || buf_str(out, STR(".0")));
+  char text[TEXT_MAX];
+  return buf_add(out, text, float64_repr(v, text));
 }

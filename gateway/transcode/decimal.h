@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Private to transcode/: JSON numbers and floating-point numbers of three sizes, each way exact. Nothing here allocates.
+// Private to transcode/ and the reference worker: JSON numbers and floating-point numbers of three sizes, each way exact. Nothing here allocates.
 //
 // Reading rounds once, to the nearest, ties to even, from the decimal itself: a float32 that is rounded by way of a float64 may be another one.
 #ifndef ENVGATE_TRANSCODE_DECIMAL_H

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Real environments from PyPI as OpenEnv projects, by every door: directly, by the typed API, and by the Python package's clients. The transcripts are the same."""
+"""Real environments from PyPI as OpenEnv projects, by every door: directly, by the gateway's WebSocket for OpenEnv's clients, by the typed API, and by the Python package's clients. The transcripts are the same."""
 
 import asyncio
 import json
@@ -115,6 +115,7 @@ def test_the_same_by_every_door(door):
     g, name, address = door
     direct = by_websocket(f"ws://{address}/ws", name)
     assert len(direct) > 2 and direct[-1] == len(direct) - 2
+    assert by_websocket(f"ws://{g.listen}/v1/environments/{name}/ws", name) == direct
     assert by_grpc(g, name) == direct
     assert by_sync_client(g, name) == direct
     assert asyncio.run(by_async_client(g, name)) == direct

@@ -27,8 +27,8 @@ LAYERS = [
     ["front"],
     ["cli", "reference", ""],  # "" is gateway/ itself: main.c, serve.c
 ]
-# The reference worker is a program of its own that shares the bottom layers only.
-ONLY = {"reference": {"base", "runtime", "config", "reference"}}
+# The reference worker is a program of its own that shares the bottom layers only, and how numbers are written.
+ONLY = {"reference": {"base", "runtime", "config", "transcode", "reference"}}
 
 # A library's header, and who may include it.
 HOMES = {
