@@ -2,14 +2,14 @@
 """Real environments from PyPI on real OpenEnv servers (tests/envs/gymnasium_env, reasoning_gym_env), for the tests that need them."""
 
 import contextlib
+import json
 import os
-import signal
 import socket
 import subprocess
 import time
 
 import requests
-from conftest import ROOT, SLOW, VENVS
+from conftest import ROOT, VENVS
 
 SESSIONS = 16  # of a worker
 # Name: folder, the environment's variables.
@@ -31,39 +31,39 @@ def python_path():
 @contextlib.contextmanager
 def workers(names, log_dir):
     """A worker of each, all booting side by side: {name: "127.0.0.1:port"}."""
-    running, at = {}, {}
-    try:
-        for name in names:
-            folder, variables = ENVIRONMENTS[name]
-            with socket.socket() as s:
-                s.bind(("127.0.0.1", 0))
-                at[name] = f"127.0.0.1:{s.getsockname()[1]}"
-            env = {**os.environ, **variables, "MAX_SESSIONS": str(SESSIONS), "PYTHONPATH": python_path(), "PYTHONDONTWRITEBYTECODE": "1"}
-            command = [VENVS["openenv-0.10.0"] / "bin/python", "-m", "uvicorn", "server.app:app", "--host", "127.0.0.1", "--port", at[name].split(":")[1]]
-            with open(log_dir / f"{name}.log", "wb") as log:
-                running[name] = subprocess.Popen(command, cwd=ROOT / "tests/envs" / folder, env=env, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
-        for name, process in running.items():
-            _wait(name, process, at[name], log_dir / f"{name}.log")
-        yield at
-    finally:
-        for process in running.values():
-            process.send_signal(signal.SIGTERM)
-        for process in running.values():
+    at, booting = {}, []
+    for name in names:
+        folder, variables = ENVIRONMENTS[name]
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            port = s.getsockname()[1]
+        at[name] = f"127.0.0.1:{port}"
+        variables = {**variables, "MAX_SESSIONS": str(SESSIONS)}
+        booting.append({"folder": str(ROOT / "tests/envs" / folder), "variables": variables, "port": port, "log": str(log_dir / f"{name}.log")})
+    env = {**os.environ, "PYTHONPATH": python_path(), "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [VENVS["openenv-0.10.0"] / "bin/python", ROOT / "tests/integration/environments_boot.py", json.dumps(booting)]
+    with open(log_dir / "boot.log", "wb") as log, subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=log, stderr=log) as boot:
+        try:
+            for name in names:
+                _wait(name, boot, at[name], log_dir)
+            yield at
+        finally:
+            boot.stdin.close()
             try:
-                process.wait(20)
+                boot.wait(60)
             except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+                boot.kill()
 
 
-def _wait(name, process, address, log):
-    end = time.monotonic() + 120 * SLOW
-    while time.monotonic() < end and process.poll() is None:
+def _wait(name, boot, address, log_dir):
+    end = time.monotonic() + 200
+    while time.monotonic() < end and boot.poll() is None:
         with contextlib.suppress(requests.RequestException):
             if requests.get(f"http://{address}/health", timeout=10).status_code == 200:
                 return
         time.sleep(0.1)
-    raise AssertionError(f"the worker of {name} did not boot:\n{log.read_text(errors='replace')[-3000:]}")
+    said = "".join(path.read_text(errors="replace")[-3000:] for path in (log_dir / "boot.log", log_dir / f"{name}.log") if path.exists())
+    raise AssertionError(f"the worker of {name} did not boot:\n{said}")
 
 
 def config(at):
