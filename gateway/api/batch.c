@@ -2,6 +2,8 @@
 #include "api/batch.h"
 
 #include <assert.h>
+#include <endian.h>
+#include <math.h>
 #include <stdlib.h>
 
 #include "api/batch_part.h"
@@ -14,7 +16,8 @@ struct batch {
   struct batch_part **parts;          // by reactor; NULL: it has none of the sessions
   Envgate__V1__StepBatchItem **items; // in the order of the request; they lie in the parts
   size_t n;
-  int out; // tasks under way, and one while the batch is worked on
+  struct batch_stack *stack; // of the whole, where there are several parts
+  int out;                   // tasks under way, and one while the batch is worked on
   bool stopped;
 
   // WAIT_ANY. The one number that threads share: how many items must still be done. Who brings it to 0 posts `enough`.
@@ -31,6 +34,7 @@ static void batch_free(struct batch *b)
   for (int i = 0; b->parts && i < b->home->count; i++)
     if (b->parts[i])
       part_free(b->parts[i]);
+  stack_free(b->stack, &b->home->bufs);
   arena_free(&b->arena);
   free(b);
 }
@@ -54,14 +58,109 @@ static bool list_failed(struct batch *b, Envgate__V1__StepBatchResponse *reply)
   return true;
 }
 
+// --- stacked results -----------------------------------------------------------------------------------------------------------------------
+
+static struct batch_item *item_of(const struct batch *b, size_t i)
+{
+  return CONTAINER_OF(b->items[i], struct batch_item, message);
+}
+
+// Parts whose observations are of other shapes than that of the first item that has one fail; the others' rows become one stack.
+static bool join_parts(struct batch *b, const struct batch_stack *first)
+{
+  struct err e;
+  for (int i = 0; i < b->home->count; i++) {
+    struct batch_part *p = b->parts[i];
+    if (p && p->stack->begun && !stack_fits(p->stack, first, &e))
+      part_fail(p, &e);
+  }
+  if (!stack_begin_like(b->stack, first))
+    return false;
+  for (size_t i = 0; i < b->n; i++) {
+    const struct batch_item *item = item_of(b, i);
+    if (item->added)
+      stack_copy(b->stack, i, item->part->stack, (size_t)(item - item->part->items));
+  }
+  return true;
+}
+
+static bool numbers_fill(struct batch *b, Envgate__V1__StackedResults *m)
+{
+  m->rewards = stack_vector(ENVGATE__V1__DTYPE__DTYPE_FLOAT64, b->n, &b->arena);
+  m->done = stack_vector(ENVGATE__V1__DTYPE__DTYPE_BOOL, b->n, &b->arena);
+  m->terminated = stack_vector(ENVGATE__V1__DTYPE__DTYPE_BOOL, b->n, &b->arena);
+  m->truncated = stack_vector(ENVGATE__V1__DTYPE__DTYPE_BOOL, b->n, &b->arena);
+  m->step_indices = stack_vector(ENVGATE__V1__DTYPE__DTYPE_INT64, b->n, &b->arena);
+  if (!m->rewards || !m->done || !m->terminated || !m->truncated || !m->step_indices)
+    return false;
+  for (size_t i = 0; i < b->n; i++) {
+    const struct batch_item *item = item_of(b, i);
+    if (!item->added)
+      continue;
+    const Envgate__V1__StepResult *result = &item->reply->result;
+    double reward = result->_reward_case == ENVGATE__V1__STEP_RESULT___REWARD_REWARD ? result->reward : (double)NAN;
+    uint64_t bits, index = htole64((uint64_t)result->step_index);
+    memcpy(&bits, &reward, sizeof bits);
+    bits = htole64(bits);
+    memcpy(m->rewards->data.data + i * sizeof bits, &bits, sizeof bits);
+    memcpy(m->step_indices->data.data + i * sizeof index, &index, sizeof index);
+    m->done->data.data[i] = result->done != 0;
+    m->terminated->data.data[i] = result->terminated != 0; // false where it is not set
+    m->truncated->data.data[i] = result->truncated != 0;
+  }
+  return true;
+}
+
+// Fills `m`, which points into *stack. False: out of memory.
+static bool stacked_fill(struct batch *b, Envgate__V1__StackedResults *m, struct batch_stack **stack)
+{
+  const struct batch_part *first = item_of(b, 0)->part;
+  struct batch_stack *s = first->stack;
+  envgate__v1__stacked_results__init(m);
+  for (size_t i = b->n; i-- > 0;)
+    if (item_of(b, i)->added)
+      s = item_of(b, i)->part->stack;
+  if (s->begun && b->stack) {
+    if (!join_parts(b, s))
+      return false;
+    s = b->stack;
+  }
+  for (size_t i = 0; s->begun && i < b->n; i++)
+    if (!item_of(b, i)->added)
+      stack_zero(s, i);
+  *stack = s;
+  return numbers_fill(b, m) && (!s->begun || stack_messages(s, m, &b->arena));
+}
+
+// Large ones are sent from where they are.
+static void lend_rows(struct call *c, struct batch_stack *s, struct shared **lent)
+{
+  enum { LEND_MIN = 64 << 10 };
+  for (size_t k = 0; k < s->specs->n; k++) {
+    lent[k] = s->paths[k].rows.n >= LEND_MIN ? shared_take(NULL, &s->paths[k].rows) : NULL;
+    if (lent[k])
+      call_lend(c, lent[k]);
+  }
+}
+
+// --- the reply -----------------------------------------------------------------------------------------------------------------------------
+
 static void batch_reply(struct batch *b)
 {
   struct err e;
   Envgate__V1__StepBatchResponse reply;
+  Envgate__V1__StackedResults stacked;
+  struct batch_stack *stack = NULL;
+  struct shared *lent[TENSORS_MAX] = {0};
   envgate__v1__step_batch_response__init(&reply);
   reply.n_items = b->n;
   reply.items = b->items;
-  if (!list_failed(b, &reply)) {
+  bool ok = true;
+  if (item_of(b, 0)->part->stack) {
+    ok = stacked_fill(b, &stacked, &stack);
+    reply.stacked = &stacked;
+  }
+  if (!ok || !list_failed(b, &reply)) {
     err_nomem(&e);
     fail(b->call, &e);
     return;
@@ -70,7 +169,11 @@ static void batch_reply(struct batch *b)
   for (size_t i = 0; own && i < own->n; i++)
     if (own->items[i].bytes)
       call_lend(b->call, own->items[i].bytes);
+  if (stack)
+    lend_rows(b->call, stack, lent);
   rpc_finish(b->call, &reply.base, NULL);
+  for (size_t k = 0; stack && k < stack->specs->n; k++)
+    shared_unref(lent[k]);
 }
 
 // One task less is under way. With the last but `enough` the call ends, with that the batch.
@@ -167,20 +270,39 @@ static struct batch_request request_of(const struct call *c)
 {
   if (c->method->input == &envgate__v1__step_batch_request__descriptor) {
     const Envgate__V1__StepBatchRequest *q = (const void *)c->request;
-    return (struct batch_request){q->n_items, false, {.steps = q->items}, q->timeout_s, q->payload_format, q->wait, q->min_ready};
+    const Envgate__V1__StackedActions *actions = q->stacked_actions;
+    return (struct batch_request){.n = actions ? actions->n_sessions : q->n_items,
+                                  .steps = q->items,
+                                  .actions = actions,
+                                  .stacked = q->stacked,
+                                  .tensors = q->tensors,
+                                  .n_tensors = q->n_tensors,
+                                  .timeout_s = q->timeout_s,
+                                  .format = q->payload_format,
+                                  .wait = q->wait,
+                                  .min_ready = q->min_ready};
   }
   const Envgate__V1__ResetBatchRequest *q = (const void *)c->request;
-  return (struct batch_request){q->n_items, true, {.resets = q->items}, q->timeout_s, q->payload_format, q->wait, q->min_ready};
+  return (struct batch_request){.n = q->n_items,
+                                .reset = true,
+                                .resets = q->items,
+                                .stacked = q->stacked,
+                                .tensors = q->tensors,
+                                .n_tensors = q->n_tensors,
+                                .timeout_s = q->timeout_s,
+                                .format = q->payload_format,
+                                .wait = q->wait,
+                                .min_ready = q->min_ready};
 }
 
 static const char *session_of_item(const struct batch_request *q, size_t i)
 {
-  return q->reset ? q->resets[i]->session : q->steps[i]->session;
+  return q->actions ? q->actions->sessions[i] : q->reset ? q->resets[i]->session : q->steps[i]->session;
 }
 
 static const char *request_id_of_item(const struct batch_request *q, size_t i)
 {
-  return q->reset ? q->resets[i]->request_id : q->steps[i]->request_id;
+  return q->actions ? q->actions->request_id : q->reset ? q->resets[i]->request_id : q->steps[i]->request_id;
 }
 
 static bool wait_check(const struct batch_request *q, struct err *e)
@@ -197,20 +319,53 @@ static bool wait_check(const struct batch_request *q, struct err *e)
     if (request_id_of_item(q, i)[0])
       continue;
     char field[48];
-    snprintf(field, sizeof field, "items[%zu].request_id", i);
+    snprintf(field, sizeof field, q->actions ? "stacked_actions.request_id" : "items[%zu].request_id", i);
     return err_field(e, REASON_INVALID_REQUEST, field, "%s is required with WAIT_ANY: it is what collects the item when it is pending", field);
   }
   return true;
 }
 
-static bool batch_check(const struct batch_request *q, struct err *e)
+// Stacked actions, made ready. False: `e`.
+static bool actions_check(struct call *c, struct batch_request *q, struct err *e)
+{
+  enum { SUFFIX = 8 }; // "-1023" and a bit
+  size_t rows;
+  if (((const Envgate__V1__StepBatchRequest *)(const void *)c->request)->n_items)
+    return err_field(e, REASON_INVALID_REQUEST, "stacked_actions", "items and stacked_actions exclude each other");
+  if (!q->n || q->n > ITEMS_MAX)
+    return err_field(e, REASON_INVALID_REQUEST, "stacked_actions.sessions", "stacked_actions.sessions has %zu sessions; 1 to %d are allowed", q->n,
+                     ITEMS_MAX);
+  if (strlen(q->actions->request_id) > REQUEST_ID_MAX - SUFFIX)
+    return err_field(e, REASON_INVALID_REQUEST, "stacked_actions.request_id", "stacked_actions.request_id has %zu bytes; at most %d are allowed",
+                     strlen(q->actions->request_id), REQUEST_ID_MAX - SUFFIX);
+  if (!q->actions->actions || !q->actions->actions->n_tensors)
+    return err_field(e, REASON_INVALID_REQUEST, "stacked_actions.actions", "stacked_actions.actions is required: at least one tensor");
+  for (size_t i = 0; i < q->actions->actions->n_tensors; i++)
+    if (!str_c(q->actions->actions->tensors[i]->key).n)
+      return err_field(e, REASON_INVALID_REQUEST, "stacked_actions.actions",
+                       "stacked_actions.actions: an action is a JSON object, so each tensor needs the path of a member");
+  q->rows = tensor_writer_new(q->actions->actions, (int)c->owner->config->max_json_depth, "stacked_actions.actions", &rows, &c->arena, e);
+  if (!q->rows)
+    return false;
+  return rows == q->n || err_field(e, REASON_INVALID_REQUEST, "stacked_actions.actions",
+                                   "stacked_actions.actions: the tensors have %zu rows, and there are %zu sessions", rows, q->n);
+}
+
+static bool batch_check(struct call *c, struct batch_request *q, struct err *e)
 {
   const char *what = q->reset ? "resets" : "steps";
-  if (!q->n)
-    return err_field(e, REASON_INVALID_REQUEST, "items", "items is required: 1 to %d %s", ITEMS_MAX, what);
-  if (q->n > ITEMS_MAX)
-    return err_field(e, REASON_INVALID_REQUEST, "items", "items has %zu %s; at most %d are allowed", q->n, what, ITEMS_MAX);
-  return wait_check(q, e) && payload_format_check(q->format, e);
+  if (q->actions) {
+    if (!actions_check(c, q, e))
+      return false;
+  } else {
+    if (!q->n)
+      return err_field(e, REASON_INVALID_REQUEST, "items", "items is required: 1 to %d %s", ITEMS_MAX, what);
+    if (q->n > ITEMS_MAX)
+      return err_field(e, REASON_INVALID_REQUEST, "items", "items has %zu %s; at most %d are allowed", q->n, what, ITEMS_MAX);
+  }
+  if (q->stacked && !q->n_tensors)
+    return err_field(e, REASON_INVALID_REQUEST, "tensors", "tensors is required with stacked: the paths of what is to be stacked");
+  return wait_check(q, e) && tensor_specs_check(q->tensors, q->n_tensors, "tensors", e) && payload_format_check(q->format, e);
 }
 
 // A batch goes to where its first session is, since the others are likely to be there, too.
@@ -235,7 +390,7 @@ static bool parts_make(struct batch *b, const struct batch_request *q, int *wher
   assert(b->n > 0); // batch_check
   size_t share = REPLY_BYTES_MAX / b->n;
   for (int i = 0; i < b->home->count; i++)
-    if (b->parts[i] && !part_reserve(b->parts[i], share))
+    if (b->parts[i] && !part_reserve(b->parts[i], share, q))
       return false;
   return true;
 }
@@ -246,6 +401,8 @@ static bool batch_fill(struct batch *b, const struct batch_request *q)
   b->parts = arena_alloc(&b->arena, (size_t)b->home->count * sizeof(struct batch_part *));
   b->items = arena_alloc(&b->arena, b->n * sizeof(Envgate__V1__StepBatchItem *));
   if (!b->parts || !b->items || !parts_make(b, q, where))
+    return false;
+  if (q->stacked && b->parts[where[0]]->stack->n != b->n && !(b->stack = stack_new(q->tensors, q->n_tensors, b->n, &b->arena)))
     return false;
   for (size_t i = 0; i < b->n; i++) {
     struct batch_item *item = part_add(b->parts[where[i]], i, q);
@@ -296,9 +453,9 @@ static void batch_go(struct batch *b)
 
 void batch_start(struct call *c)
 {
-  const struct batch_request q = request_of(c);
+  struct batch_request q = request_of(c);
   struct err e;
-  if (!batch_check(&q, &e) || !timeout_apply(c, q.timeout_s, &e)) {
+  if (!batch_check(c, &q, &e) || !timeout_apply(c, q.timeout_s, &e)) {
     fail(c, &e);
     return;
   }

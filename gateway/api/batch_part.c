@@ -39,6 +39,7 @@ static void item_fail(struct batch_item *item, const struct err *e)
   struct err precise = *e;
   if (e->field[0])
     snprintf(precise.field, sizeof precise.field, "items[%zu].%.120s", item->index, e->field);
+  item->message.result = NULL;
   item->message.status = rpc_status(&precise, &p->arena);
   p->nomem = p->nomem || !item->message.status;
   p->failed++;
@@ -71,9 +72,54 @@ static bool item_keep(struct batch_item *item, const struct outcome *o, struct e
   return result->episode_id || err_nomem(e);
 }
 
+// What is left of an observation whose tensors are in the stack, and the metadata.
+static bool item_rest(struct batch_item *item, struct str rest, const struct outcome *o, struct err *e)
+{
+  struct batch_part *p = item->part;
+  const Envgate__V1__PayloadFormat format = ENVGATE__V1__PAYLOAD_FORMAT__PAYLOAD_FORMAT_JSON;
+  struct step_reply *left = arena_alloc(&p->arena, sizeof *left);
+  Envgate__V1__Tensors *tensors = arena_alloc(&p->arena, sizeof *tensors);
+  if (!left || !tensors)
+    return err_nomem(e);
+  envgate__v1__step_result__init(&left->result);
+  if (!payload_write(&p->scope, o->metadata, format, &left->metadata, &left->result.metadata, e) ||
+      !payload_write(&p->scope, rest, format, &left->observation, &left->result.observation, e))
+    return false;
+  if (rest.n && p->scope.codec == CODEC_PROTO) {
+    envgate__v1__tensors__init(tensors);
+    tensors->json = left->observation.json;
+    left->observation.form_case = ENVGATE__V1__PAYLOAD__FORM_TENSORS;
+    left->observation.tensors = tensors;
+  }
+  item->message.result = &left->result;
+  return true;
+}
+
+static bool item_stack(struct batch_item *item, const struct outcome *o, struct err *e)
+{
+  struct batch_part *p = item->part;
+  struct str rest;
+  if (o->metadata.n > p->room)
+    return err_set(e, CODE_RESOURCE_EXHAUSTED, REASON_MESSAGE_TOO_LARGE, "the batch's results are too large for one reply; make smaller batches");
+  p->room -= o->metadata.n;
+  if (!stack_add(p->stack, (size_t)(item - p->items), o->observation, &p->scope, &p->room, &rest, e))
+    return false;
+  step_result_fill(&item->reply->result, o);
+  if ((rest.n || o->metadata.n) && !item_rest(item, rest, o, e))
+    return false;
+  if (p->at == p->home)
+    item->bytes = shared_ref(o->bytes);
+  else if (item->message.result && !payload_copy(&p->arena, item->message.result->metadata))
+    return err_nomem(e);
+  item->added = true;
+  return true;
+}
+
 static bool item_result(struct batch_item *item, const struct outcome *o, struct err *e)
 {
   struct batch_part *p = item->part;
+  if (p->stack)
+    return item_stack(item, o, e);
   bool tensors = item->terms.format == ENVGATE__V1__PAYLOAD_FORMAT__PAYLOAD_FORMAT_TENSORS;
   size_t bytes = (tensors ? 0 : o->observation.n) + o->metadata.n;
   if (bytes > p->room)
@@ -148,7 +194,7 @@ static bool item_submit(struct batch_item *item)
     return false;
   }
   item->terms = payload_terms_choose(item->terms, session_terms(s));
-  if (!payload_terms_check(&item->terms, &e)) {
+  if (!p->stack && !payload_terms_check(&item->terms, &e)) {
     timer_unset(p->at, &item->timer);
     item_fail(item, &e);
     return false;
@@ -198,11 +244,32 @@ static bool item_pack(struct batch_item *item, struct arena *a)
   return item->session != NULL;
 }
 
+// A row of stacked actions.
+static bool action_read(struct batch_item *item, const struct batch_request *q, struct err *e)
+{
+  struct waiter *w = &item->waiter;
+  struct arena *a = &item->part->arena;
+  const char *request_id = q->actions->request_id;
+  item->session = q->actions->sessions[item->index];
+  if (!payload_of_tensors(&item->part->scope, q->rows, item->index, &w->request.action, e))
+    return false;
+  if (request_id[0]) {
+    w->request_id = str_c(arena_printf(a, "%s-%zu", request_id, item->index));
+    if (!w->request_id.p)
+      return err_nomem(e);
+  }
+  w->request.op = OP_STEP;
+  item->terms = item->part->terms;
+  return true;
+}
+
 static bool item_read(struct batch_item *item, const struct batch_request *q, struct err *e)
 {
   const struct payload_scope *scope = &item->part->scope;
   struct payload_terms own;
   bool ok;
+  if (q->actions)
+    return action_read(item, q, e);
   if (q->reset) {
     const Envgate__V1__ResetRequest *reset = q->resets[item->index];
     item->session = reset->session;
@@ -215,7 +282,7 @@ static bool item_read(struct batch_item *item, const struct batch_request *q, st
     ok = step_read(scope, step, &item->waiter, &own, e);
   }
   if (ok)
-    item->terms = payload_terms_choose(own, (struct payload_terms){.format = q->format});
+    item->terms = payload_terms_choose(own, item->part->terms);
   return ok;
 }
 
@@ -237,9 +304,24 @@ struct batch_item *part_add(struct batch_part *p, size_t index, const struct bat
   return p->at == p->home || item_pack(item, &p->arena) ? item : NULL;
 }
 
-bool part_reserve(struct batch_part *p, size_t share)
+// What holds for all items. False: out of memory.
+static bool terms_fill(struct batch_part *p, const struct batch_request *q)
+{
+  p->terms.format = q->format;
+  if (q->stacked) {
+    p->stack = stack_new(q->tensors, q->n_tensors, p->n, &p->arena);
+    return p->stack;
+  }
+  void *memory = q->n_tensors ? arena_alloc(&p->arena, tensor_specs_size(q->tensors, q->n_tensors)) : NULL;
+  p->terms.tensors = memory ? tensor_specs_make(q->tensors, q->n_tensors, memory) : NULL;
+  return memory || !q->n_tensors;
+}
+
+bool part_reserve(struct batch_part *p, size_t share, const struct batch_request *q)
 {
   p->room = share * p->n;
+  if (!terms_fill(p, q))
+    return false;
   p->items = arena_alloc(&p->arena, p->n * sizeof *p->items);
   struct step_reply *replies = p->items ? arena_alloc_raw(&p->arena, p->n * sizeof *replies) : NULL;
   for (size_t i = 0; replies && i < p->n; i++)
@@ -273,6 +355,18 @@ struct batch_part *part_new(struct batch *b, struct call *c, struct reactor *at)
   return NULL;
 }
 
+void part_fail(struct batch_part *p, const struct err *e)
+{
+  size_t before = p->failed;
+  for (size_t i = 0; i < p->n; i++) {
+    if (!p->items[i].added)
+      continue;
+    p->items[i].added = false;
+    item_fail(&p->items[i], e);
+  }
+  metric_add(p->home->metrics, METRIC_batch_items_failed_total, (int64_t)(p->failed - before));
+}
+
 void part_free(struct batch_part *p)
 {
   for (size_t i = 0; p->items && i < p->n; i++) {
@@ -280,6 +374,7 @@ void part_free(struct batch_part *p)
     if (p->items[i].filled)
       payload_bytes_return(&p->home->bufs, &p->items[i].reply->bytes);
   }
+  stack_free(p->stack, &p->home->bufs);
   arena_free(&p->arena);
   flow_unref(p->flow);
   free(p);

@@ -10,6 +10,7 @@
 #ifndef ENVGATE_API_BATCH_PART_H
 #define ENVGATE_API_BATCH_PART_H
 
+#include "api/batch_stack.h"
 #include "api/episodes.h"
 #include "api/forward.h"
 
@@ -26,6 +27,11 @@ struct batch_request {
     Envgate__V1__StepRequest *const *steps;
     Envgate__V1__ResetRequest *const *resets; // with `reset`
   };
+  const Envgate__V1__StackedActions *actions; // instead of steps; NULL: none
+  const struct tensor_writer *rows;           // of these, once they are checked
+  bool stacked;
+  Envgate__V1__TensorSpec *const *tensors;
+  size_t n_tensors;
   double timeout_s;
   Envgate__V1__PayloadFormat format;
   Envgate__V1__StepBatchRequest__Wait wait;
@@ -42,6 +48,7 @@ struct batch_item {
   double timeout_s;
   bool waiting; // submitted to its session, which has not answered
   bool filled;  // the result was begun at least
+  bool added;   // its row is in the part's stack
   struct shared *bytes;
   struct step_reply *reply;           // the result; not zeroed
   Envgate__V1__StepBatchItem message; // has a status or a result when the item has ended, or is pending
@@ -67,8 +74,10 @@ struct batch_part {
   uint64_t flow_key;
   struct batch_item *items;
   size_t n;
-  size_t left; // items that have not ended, and one while the part is worked on
-  size_t room; // bytes of payloads that its results may still have
+  struct payload_terms terms; // of items that don't say
+  struct batch_stack *stack;  // of its items' observations, by their place in the part; NULL: they are not stacked
+  size_t left;                // items that have not ended, and one while the part is worked on
+  size_t room;                // bytes of payloads that its results may still have
   size_t failed, pending;
   bool nomem; // an item could not even be given its error
 };
@@ -78,10 +87,12 @@ struct batch_part {
 // A part for a call's sessions on `at`, without items. NULL: out of memory.
 struct batch_part *part_new(struct batch *b, struct call *c, struct reactor *at);
 // Makes room for p->n items, which are then added, with so many bytes of payloads for each. False: out of memory.
-bool part_reserve(struct batch_part *p, size_t share);
+bool part_reserve(struct batch_part *p, size_t share, const struct batch_request *q);
 // Reads one item of the request and adds it. What is wrong with it is in its status. NULL: out of memory.
 struct batch_item *part_add(struct batch_part *p, size_t index, const struct batch_request *q);
 void part_free(struct batch_part *p);
+// Takes the results of all its items back, where the part is at home again.
+void part_fail(struct batch_part *p, const struct err *e);
 
 // batch.c: the part is at home again, by its task `go`.
 void batch_part_back(struct reactor *home, struct task *go);

@@ -85,15 +85,9 @@ static void reply_state(struct episode_call *ec, const struct outcome *o, const 
   reply_from(c, &reply.base, &bytes, ok ? NULL : &e);
 }
 
-bool step_reply_fill(struct step_reply *reply, const struct payload_scope *scope, const struct payload_terms *terms, const char *session,
-                     const struct outcome *o, const struct waiter *w, nsec arrived, struct err *e)
+void step_result_fill(Envgate__V1__StepResult *result, const struct outcome *o)
 {
-  Envgate__V1__StepResult *result = &reply->result;
-  reply->bytes = (struct payload_bytes){0};
   envgate__v1__step_result__init(result);
-  envgate__v1__timings__init(&reply->timings);
-  result->session = unconst(session);
-  result->episode_id = unconst(o->episode_id);
   result->step_index = o->step_index;
   result->done = o->done;
   if (o->has_reward) {
@@ -108,6 +102,17 @@ bool step_reply_fill(struct step_reply *reply, const struct payload_scope *scope
     result->_truncated_case = ENVGATE__V1__STEP_RESULT___TRUNCATED_TRUNCATED;
     result->truncated = o->truncated;
   }
+}
+
+bool step_reply_fill(struct step_reply *reply, const struct payload_scope *scope, const struct payload_terms *terms, const char *session,
+                     const struct outcome *o, const struct waiter *w, nsec arrived, struct err *e)
+{
+  Envgate__V1__StepResult *result = &reply->result;
+  reply->bytes = (struct payload_bytes){0};
+  step_result_fill(result, o);
+  envgate__v1__timings__init(&reply->timings);
+  result->session = unconst(session);
+  result->episode_id = unconst(o->episode_id);
   // A kept reply was not sent for this call: then all of its time was waiting.
   nsec sent = w->sent > arrived ? w->sent : arrived;
   reply->timings.queue_us = (int64_t)((sent - arrived) / NSEC_PER_US);

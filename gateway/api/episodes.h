@@ -51,6 +51,9 @@ struct step_reply {
   struct payload_bytes bytes; // the caller's to give back, whatever became of it
 };
 
+// Makes a result that has the outcome's numbers alone, without strings and payloads.
+void step_result_fill(Envgate__V1__StepResult *result, const struct outcome *o);
+
 // Fills it for one waiter whose call came at `arrived`. It points into `session`, the outcome and its own bytes. False: `e`.
 bool step_reply_fill(struct step_reply *reply, const struct payload_scope *scope, const struct payload_terms *terms, const char *session,
                      const struct outcome *o, const struct waiter *w, nsec arrived, struct err *e);

@@ -202,3 +202,121 @@ def test_batches_of_items(g):
             assert array(item.result.observation.tensors.tensors[path]).tolist() == expected.pop(path[1:])
             assert json.loads(item.result.observation.tensors.json) == expected
     assert list(reply.failed) == [4, 5]
+
+
+# --- stacked -----------------------------------------------------------------------------------------------------------------------------
+
+
+def numbers(stacked):
+    return {k: array(getattr(stacked, k)) for k in ("rewards", "done", "terminated", "truncated", "step_indices")}
+
+
+def stacked_actions(names, values, request_id="", path="/action"):
+    rows = payload_pb2.Tensor(dtype=payload_pb2.DTYPE_INT64, shape=[len(names)], data=np.array(values, np.int64).tobytes())
+    return pb.StackedActions(sessions=names, actions=payload_pb2.Tensors(tensors={path: rows}), request_id=request_id)
+
+
+@pytest.mark.parametrize("environment, spec, n", [("pixels", FRAME, 33), ("cartpole", STATE, 64), ("pixels", FRAME, 1)])
+def test_stacked_batches(g, environment, spec, n):
+    names = create_many(g, n, g.threads, environment)
+    resets = [pb.ResetRequest(session=s, seed=i, request_id="r") for i, s in enumerate(names)]
+    reply = g.sessions.ResetBatch(pb.ResetBatchRequest(items=resets, stacked=True, tensors=[spec]))
+    same = [json.loads(g.sessions.Reset(q).observation.json) for q in resets]
+    observed = array(reply.stacked.observations[spec.path])
+    expected = np.array([o.pop(spec.path[1:]) for o in same], observed.dtype)
+    assert not reply.failed and len(reply.items) == n and observed.tobytes() == expected.tobytes() and observed.shape == expected.shape
+    assert [json.loads(i.result.observation.tensors.json) for i in reply.items] == same
+    assert numbers(reply.stacked)["step_indices"].tolist() == [0] * n
+    for k in range(1, 4):
+        reply = g.sessions.StepBatch(pb.StepBatchRequest(stacked_actions=stacked_actions(names, [(i + k) % 2 for i in range(n)], f"s{k}"), stacked=True, tensors=[spec]))
+        # Each item by itself: the same request_id and the same action.
+        items = [pb.StepRequest(session=s, action=payload_pb2.Payload(json=b'{"action":%d}' % ((i + k) % 2)), request_id=f"s{k}-{i}") for i, s in enumerate(names)]
+        single = [i.result for i in g.sessions.StepBatch(pb.StepBatchRequest(items=items)).items]
+        same = [json.loads(r.observation.json) for r in single]
+        observed = array(reply.stacked.observations[spec.path])
+        assert observed.tobytes() == np.array([o.pop(spec.path[1:]) for o in same], observed.dtype).tobytes()
+        assert [json.loads(i.result.observation.tensors.json) for i in reply.items] == same
+        assert [i.result.metadata.json for i in reply.items] == [r.metadata.json for r in single]
+        got = numbers(reply.stacked)
+        assert got["rewards"].tolist() == [r.reward for r in single] and got["step_indices"].tolist() == [k] * n
+        assert got["done"].tolist() == [r.done for r in single] and got["terminated"].tolist() == [r.terminated for r in single]
+
+
+def test_stacked_items_that_fail(g):
+    n = 12
+    names = create_many(g, n, g.threads, "pixels")
+    items = [pb.StepRequest(session=s, action=action(action=1), request_id="x") for s in names]
+    items[2].action.json = b'{"action":99}'
+    items[5].session = "sessions/nobody"
+    reply = g.sessions.StepBatch(pb.StepBatchRequest(items=items, stacked=True, tensors=[FRAME]))
+    frames = array(reply.stacked.observations["/frame"])
+    assert list(reply.failed) == [2, 5] and frames.shape == (n, 84, 84)
+    assert [bool(f.any()) for f in frames] == [i not in (2, 5) for i in range(n)]
+    assert numbers(reply.stacked)["step_indices"].tolist() == [int(i not in (2, 5)) for i in range(n)]
+    assert fate(reply.items[2].status) == ("INVALID_ARGUMENT", "INVALID_ACTION") and not reply.items[2].HasField("result")
+    # All of them.
+    reply = g.sessions.StepBatch(pb.StepBatchRequest(items=items[5:6] * 3, stacked=True, tensors=[FRAME]))
+    assert list(reply.failed) == [0, 1, 2] and not reply.stacked.observations and numbers(reply.stacked)["rewards"].tolist() == [0] * 3
+    # A path that is not there; no reward is NaN.
+    nothing = payload_pb2.TensorSpec(path="/nothing", dtype=6)
+    reply = g.sessions.StepBatch(pb.StepBatchRequest(items=[items[0]], stacked=True, tensors=[FRAME, nothing]))
+    assert fate(reply.items[0].status) == ("INVALID_ARGUMENT", "TENSOR_MISMATCH") and field(reply.items[0].status) == "items[0].tensors"
+    reply = g.sessions.ResetBatch(pb.ResetBatchRequest(items=[pb.ResetRequest(session=names[0])], stacked=True, tensors=[FRAME]))
+    assert np.isnan(numbers(reply.stacked)["rewards"]).tolist() == [True]
+
+
+def test_shapes_that_differ(g):
+    """Where the shape is another than the first one's, the item fails, and nothing is lost."""
+    frames, small = create_many(g, 4, g.threads, "pixels"), create_many(g, 4, g.threads, "cartpole")
+    names = [small[0], *frames, *small[1:]]
+    items = [pb.StepRequest(session=s, action=action(action=1), request_id="x") for s in names]
+    spec = payload_pb2.TensorSpec(path="", dtype=6)
+    assert len(g.sessions.StepBatch(pb.StepBatchRequest(items=items, stacked=True, tensors=[spec])).failed) == 8
+    # Both have "metadata" at least; what they have of it differs.
+    echo = create_many(g, 6, g.threads, "echo")
+    items = [pb.StepRequest(session=s, action=action(message="x" * (3 if i == 4 else 1)), request_id="m") for i, s in enumerate(echo)]
+    spec = payload_pb2.TensorSpec(path="/message_length", dtype=payload_pb2.DTYPE_INT32)
+    reply = g.sessions.StepBatch(pb.StepBatchRequest(items=items, stacked=True, tensors=[spec]))
+    assert array(reply.stacked.observations["/message_length"]).tolist() == [1, 1, 1, 1, 3, 1] and not reply.failed
+
+
+def test_stacked_json(g):
+    names = create_many(g, 3, g.threads, "cartpole")
+    body = {
+        "stacked": True,
+        "tensors": [{"path": "/state", "dtype": "DTYPE_FLOAT64"}],
+        "stacked_actions": {"sessions": names, "actions": {"tensors": {"/action": {"dtype": "DTYPE_UINT8", "shape": ["3"], "data": "AQAB"}}}},
+    }
+    import base64
+
+    reply = g.post("/v1/sessions:stepBatch", body)
+    assert reply.status_code == 200, reply.text
+    stacked = reply.json()["stacked"]
+    t = stacked["observations"]["/state"]
+    assert t["dtype"] == "DTYPE_FLOAT64" and t["shape"] == ["3", "4"] and len(base64.b64decode(t["data"])) == 96
+    assert "legal_actions" in reply.json()["items"][0]["result"]["observation"] and "state" not in reply.json()["items"][0]["result"]["observation"]
+
+
+def test_stacked_requests_that_are_wrong(g):
+    names = create_many(g, 2, g.threads, "cartpole")
+    good = stacked_actions(names, [0, 1])
+
+    def refused(**fields):
+        with pytest.raises(grpc.RpcError) as e:
+            g.sessions.StepBatch(pb.StepBatchRequest(**fields))
+        assert e.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+        return e.value.details()
+
+    assert "tensors is required" in refused(stacked_actions=good, stacked=True)
+    assert "tensors[0].path" in refused(stacked_actions=good, stacked=True, tensors=[payload_pb2.TensorSpec(path="x", dtype=6)])
+    assert "exclude" in refused(stacked_actions=good, items=[pb.StepRequest(session=names[0])])
+    assert "3 rows" in refused(stacked_actions=pb.StackedActions(sessions=names, actions=stacked_actions(names + names[:1], [0, 1, 1]).actions))
+    assert "required" in refused(stacked_actions=pb.StackedActions(sessions=names))
+    assert "sessions" in refused(stacked_actions=pb.StackedActions(actions=good.actions))
+    assert "member" in refused(stacked_actions=stacked_actions(names, [0, 1], path=""))
+    assert "request_id" in refused(stacked_actions=stacked_actions(names, [0, 1], "x" * 121))
+    assert "rows" in refused(stacked_actions=pb.StackedActions(sessions=names, actions=payload_pb2.Tensors(tensors={"/action": scalar(1)})))
+    # NaN in one row is that item's alone.
+    rows = payload_pb2.Tensor(dtype=payload_pb2.DTYPE_FLOAT64, shape=[2], data=np.array([1, np.nan]).tobytes())
+    reply = g.sessions.StepBatch(pb.StepBatchRequest(stacked_actions=pb.StackedActions(sessions=names, actions=payload_pb2.Tensors(tensors={"/action": rows}))))
+    assert "NaN" in reply.items[1].status.message and list(reply.failed)[-1:] == [1]
