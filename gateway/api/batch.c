@@ -319,8 +319,9 @@ static bool wait_check(const struct batch_request *q, struct err *e)
     if (request_id_of_item(q, i)[0])
       continue;
     char field[48];
-    snprintf(field, sizeof field, q->actions ? "stacked_actions.request_id" : "items[%zu].request_id", i);
-    return err_field(e, REASON_INVALID_REQUEST, field, "%s is required with WAIT_ANY: it is what collects the item when it is pending", field);
+    snprintf(field, sizeof field, "items[%zu].request_id", i);
+    const char *blamed = q->actions ? "stacked_actions.request_id" : field;
+    return err_field(e, REASON_INVALID_REQUEST, blamed, "%s is required with WAIT_ANY: it is what collects the item when it is pending", blamed);
   }
   return true;
 }
@@ -402,15 +403,16 @@ static bool batch_fill(struct batch *b, const struct batch_request *q)
   b->items = arena_alloc(&b->arena, b->n * sizeof(Envgate__V1__StepBatchItem *));
   if (!b->parts || !b->items || !parts_make(b, q, where))
     return false;
-  if (q->stacked && b->parts[where[0]]->stack->n != b->n && !(b->stack = stack_new(q->tensors, q->n_tensors, b->n, &b->arena)))
-    return false;
   for (size_t i = 0; i < b->n; i++) {
     struct batch_item *item = part_add(b->parts[where[i]], i, q);
     if (!item)
       return false;
     b->items[i] = &item->message;
   }
-  return true;
+  if (!q->stacked || item_of(b, 0)->part->n == b->n)
+    return true;
+  b->stack = stack_new(q->tensors, q->n_tensors, b->n, &b->arena);
+  return b->stack;
 }
 
 static struct batch *batch_new(struct call *c, const struct batch_request *q)

@@ -267,17 +267,34 @@ def test_stacked_items_that_fail(g):
 
 def test_shapes_that_differ(g):
     """Where the shape is another than the first one's, the item fails, and nothing is lost."""
-    frames, small = create_many(g, 4, g.threads, "pixels"), create_many(g, 4, g.threads, "cartpole")
-    names = [small[0], *frames, *small[1:]]
-    items = [pb.StepRequest(session=s, action=action(action=1), request_id="x") for s in names]
-    spec = payload_pb2.TensorSpec(path="", dtype=6)
-    assert len(g.sessions.StepBatch(pb.StepBatchRequest(items=items, stacked=True, tensors=[spec])).failed) == 8
-    # Both have "metadata" at least; what they have of it differs.
-    echo = create_many(g, 6, g.threads, "echo")
-    items = [pb.StepRequest(session=s, action=action(message="x" * (3 if i == 4 else 1)), request_id="m") for i, s in enumerate(echo)]
-    spec = payload_pb2.TensorSpec(path="/message_length", dtype=payload_pb2.DTYPE_INT32)
-    reply = g.sessions.StepBatch(pb.StepBatchRequest(items=items, stacked=True, tensors=[spec]))
-    assert array(reply.stacked.observations["/message_length"]).tolist() == [1, 1, 1, 1, 3, 1] and not reply.failed
+    names = create_many(g, 8, g.threads, "echo")
+    spec = payload_pb2.TensorSpec(path="/data", dtype=payload_pb2.DTYPE_INT16)
+
+    def step(tag, data):
+        items = [pb.StepRequest(session=s, action=action(message="m", data=data(i)), request_id=tag) for i, s in enumerate(names)]
+        reply = g.sessions.StepBatch(pb.StepBatchRequest(items=items, stacked=True, tensors=[spec]))
+        for i in reply.failed:
+            status = reply.items[i].status
+            assert fate(status) == ("INVALID_ARGUMENT", "TENSOR_MISMATCH") and field(status) == f"items[{i}].tensors" and '"/data"' in status.message
+            assert json.loads(g.sessions.Step(items[i]).observation.json)["data"] == data(i)
+        assert not any(reply.items[i].HasField("result") for i in reply.failed)
+        return reply
+
+    def check(tag, data, failed):
+        """The items that come first decide, and that is the first one on each reactor, in the order of the items there."""
+        reply = step(tag, data)
+        assert list(reply.failed) == failed
+        rows = array(reply.stacked.observations["/data"])
+        assert rows.tolist() == [np.zeros_like(data(0)).tolist() if i in failed else data(i) for i in range(8)]
+
+    check("same", lambda i: [[i, -i], [i, 1]], [])
+    check("one", lambda i: [i] * (3 if i == 4 else 2), [4])
+    check("ragged", lambda i: [[i], [i, 2]] if i == 5 else [[i], [2]], [5])
+    check("text", lambda i: ["a", "b"] if i == 3 else [i, 2], [3])
+    check("odd", lambda i: [i] * (2 + i % 2), [1, 3, 5, 7])
+    total = sum(json.loads(g.sessions.GetState(pb.GetStateRequest(session=s)).state.json)["step_count"] for s in names)
+    assert total == 8 * 5
+    check("empty", lambda i: [[], []], [])
 
 
 def test_stacked_json(g):
