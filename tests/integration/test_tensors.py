@@ -337,3 +337,21 @@ def test_stacked_requests_that_are_wrong(g):
     rows = payload_pb2.Tensor(dtype=payload_pb2.DTYPE_FLOAT64, shape=[2], data=np.array([1, np.nan]).tobytes())
     reply = g.sessions.StepBatch(pb.StepBatchRequest(stacked_actions=pb.StackedActions(sessions=names, actions=payload_pb2.Tensors(tensors={"/action": rows}))))
     assert "NaN" in reply.items[1].status.message and list(reply.failed)[-1:] == [1]
+
+
+def test_stacked_any(g):
+    """What is pending has a row of zeros, and is collected by its request_id."""
+    names = create_many(g, 6, g.threads, "echo")
+    spec = payload_pb2.TensorSpec(path="/message_length", dtype=payload_pb2.DTYPE_INT32)
+
+    def item(i):
+        slow = {"fault": "slow", "ms": 1500} if i == 2 else {}
+        return pb.StepRequest(session=names[i], action=action(message="ab", **slow), request_id="a")
+
+    q = pb.StepBatchRequest(items=[item(i) for i in range(6)], stacked=True, tensors=[spec], wait=pb.StepBatchRequest.WAIT_ANY, min_ready=5)
+    reply = g.sessions.StepBatch(q)
+    assert [i.pending for i in reply.items] == [i == 2 for i in range(6)] and not reply.failed
+    assert array(reply.stacked.observations["/message_length"]).tolist() == [2, 2, 0, 2, 2, 2]
+    assert numbers(reply.stacked)["step_indices"].tolist() == [1, 1, 0, 1, 1, 1]
+    reply = g.sessions.StepBatch(pb.StepBatchRequest(items=[item(2)], stacked=True, tensors=[spec]))
+    assert array(reply.stacked.observations["/message_length"]).tolist() == [2] and numbers(reply.stacked)["step_indices"].tolist() == [1]
