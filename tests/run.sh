@@ -103,7 +103,7 @@ all)
     section "units of $out"
     units $out
     section "integration of $out"
-    integration $out -n "$((jobs + 1))" --dist loadfile
+    integration $out -n "$((jobs + 1))" --dist loadfile --no-loadscope-reorder
   done
   section "fuzz targets on their corpora"
   fuzz 0

@@ -63,6 +63,15 @@ def pytest_configure(config):
     stubs()
 
 
+# The files that take longest. xdist's workers take file by file in this order, so that none of these is begun last, while the others have nothing left to do.
+LONGEST = ("chaos", "docker_faults", "launch", "large_payloads", "pools", "docker_images", "soak", "step_batch", "docker", "providers", "schemathesis")
+
+
+def pytest_collection_modifyitems(items):
+    place = {f"test_{name}": at for at, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(place)))  # stable
+
+
 class Gateway:
     """A running daemon."""
 

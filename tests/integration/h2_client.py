@@ -172,6 +172,8 @@ class Client:
             reply.reset = event.error_code
         elif isinstance(event, h2.events.ConnectionTerminated):
             self.goaway = event.error_code
+            # For this library that is the connection's end; but streams that had begun go on (RFC 9113, 6.8).
+            self.h2.state_machine.state = h2.connection.ConnectionState.CLIENT_OPEN
         elif isinstance(event, h2.events.PingAckReceived):
             self.pings += 1
 

@@ -8,6 +8,7 @@ import contextlib
 import json
 import re
 import socket
+import subprocess
 import threading
 import time
 
@@ -17,8 +18,11 @@ import grpc
 import make_image
 import pytest
 import requests
-from conftest import SLOW, code_of
+from conftest import BIN, SLOW, code_of
 from docker_support import SERVE, WORKER, container_of, environment, none_left
+from drain_support import a_step_does_not_end_in_a_drain, a_step_ends_in_a_drain
+from test_cli_remote import start
+from test_control import data_of, log_over_rest, message, preload, workers_stub
 
 from envgate.v1 import payload_pb2, session_service_pb2 as pb
 
@@ -230,3 +234,69 @@ def test_sigterm_while_a_container_starts(engine, gateway):
         g.process.wait(30 * SLOW)
         creation.join()
         assert not engine.containers("envgate.environment=e"), delay
+
+
+@pytest.mark.parametrize("grace, course", [(20, a_step_ends_in_a_drain), (6, a_step_does_not_end_in_a_drain)], ids=["in-time", "too-long"])
+def test_sigterm_while_a_worker_steps(engine, light_image, gateway, grace, course):
+    g = gateway({**environment(engine, light_image, stop_grace_s=1, min_workers=2, max_workers=2), "shutdown_grace_s": grace}, "--threads", "2")
+    course(g, "e")
+    assert not engine.containers("envgate.environment=e")
+
+
+# --- logs
+
+# A real server that writes beside what it does.
+TALKS = """
+import os, runpy, sys, threading, time
+def talk():
+    for n in range(10 ** 6):
+        os.write(1 + n % 2, b"tick %d\\n" % n)
+        time.sleep(0.02)
+threading.Thread(target=talk, daemon=True).start()
+sys.argv = ARGV
+runpy.run_module("uvicorn", run_name="__main__")
+"""
+
+
+def ticks(text):
+    return [int(line.split()[1]) for line in text.splitlines() if line.startswith(b"tick ") and line[5:].isdigit()]
+
+
+def cli_logs(g, *args):
+    return subprocess.run([BIN, "logs", *args, "--server", g.url], capture_output=True, check=True, timeout=60)
+
+
+def test_logs_of_a_container(engine, light_image, gateway):
+    """The last lines, what comes, and all of it after the worker's end: by the API and by `envgate logs`, standard output and standard error."""
+    command = [make_image.PYTHON, "-c", TALKS.replace("ARGV", repr(["uvicorn", *make_image.OPENENV_COMMAND[3:]]))]
+    g = gateway(environment(engine, light_image, {"command": command}), "--threads", "2")
+    (w,) = preload(g, "e")
+    stub = workers_stub(g.channel)
+
+    last = cli_logs(g, "-n", "3", w).stdout
+    assert last.count(b"\n") == 3 and ticks(last)
+    tail = data_of(log_over_rest(g, w, tail_lines=3))
+    assert tail.count(b"\n") == 3 and ticks(tail)[-1] >= ticks(last)[-1]
+
+    follower = start(g, "logs", "-f", "-n", "0", w)
+    expected, streamed, times = None, b"", []
+    for m in stub.StreamLogs(message("StreamLogsRequest", worker=w, follow=True, tail_lines=0)):
+        assert expected in (None, m.offset) and not m.skipped
+        expected = m.offset + len(m.data)
+        streamed += m.data
+        times.append(m.time.ToNanoseconds())
+        if len(ticks(streamed)) > 50:
+            break
+    assert ticks(streamed)[0] > ticks(last)[-1] and times == sorted(times) and abs(times[-1] / 1e9 - time.time()) < 5 * SLOW
+
+    engine.docker("kill", container_of(engine)["Id"])
+    out, errors = follower.communicate(timeout=30 * SLOW)
+    assert follower.returncode == 0 and errors.startswith(f"envgate: worker {w}: the worker exited with code 137".encode()), errors
+    followed = ticks(out)
+    assert followed == list(range(followed[0], followed[-1] + 1)) and set(followed) > set(ticks(streamed)[5:-5])
+
+    g.wait_for(lambda: g.get(f"/v1/workers/{w}").json()["state"] == "STATE_ENDED", what="the worker's end")
+    whole = ticks(cli_logs(g, w).stdout)
+    assert whole == list(range(whole[-1] + 1)) and whole[-1] == followed[-1]
+    assert ticks(b"".join(m.data for m in stub.StreamLogs(message("StreamLogsRequest", worker=w)))) == whole
+    assert ticks(cli_logs(g, "-f", "-n1", w).stdout) == whole[-1:]

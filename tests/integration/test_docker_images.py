@@ -4,6 +4,7 @@
 import io
 import json
 import os
+import re
 import tarfile
 import threading
 import time
@@ -15,6 +16,10 @@ import make_image
 import pytest
 from conftest import SLOW
 from docker_support import SERVE, WORKER, container_of, environment, none_left
+from test_cli_remote import on_terminal, start
+
+from envgate.v1 import environment_service_pb2
+from envgate.v1.launch_pb2 import LaunchProgress
 
 LAYERS, LAYER_BYTES = 3, 24 << 20
 
@@ -97,6 +102,40 @@ def test_a_pull_is_shared_and_tells_how_far_it_is(engine, gateway, registry, lar
     (line,) = g.log("docker.pulled")
     assert (line["layers"], line["bytes"] >= LAYERS * LAYER_BYTES) == (LAYERS + 1, True)
     assert len(engine.containers("envgate.environment=e")) == 4
+
+
+def test_a_preload_tells_how_far_the_pull_is(engine, gateway, large_image):
+    """To a stream of the API, to `envgate preload` on a terminal, and to it elsewhere; one pull for all three."""
+    forget(engine, large_image)
+    g = gateway(environment(engine, large_image, max_workers=2))
+    shown, streamed = [], []
+
+    def stream():
+        streamed.extend(g.environments.Preload(environment_service_pb2.PreloadRequest(environment="environments/e", workers=2), timeout=120))
+
+    threads = [threading.Thread(target=stream), threading.Thread(target=lambda: shown.append(on_terminal(g, "preload", "e", "-w", "2")))]
+    for t in threads:
+        t.start()
+    lines, errors = start(g, "preload", "e", "--workers", "2").communicate(timeout=120)
+    for t in threads:
+        t.join()
+
+    pulling = [m.progress for m in streamed if m.progress.phase == LaunchProgress.PHASE_PULLING]
+    for key in ("layers", "layers_done", "bytes", "bytes_done"):
+        counts = [getattr(p, key) for p in pulling]
+        assert counts == sorted(counts), (key, counts)
+    assert pulling[-1].layers == LAYERS + 1 and pulling[-1].bytes >= LAYERS * LAYER_BYTES
+    assert len({p.bytes_done for p in pulling}) > 2
+    assert (streamed[-1].ready_workers, streamed[-1].HasField("progress")) == (2, False)
+
+    lines = lines.decode().splitlines()
+    assert errors == b"" and lines[-1] == "e: 2/2 ready, 0 starting"
+    assert any(re.fullmatch(rf"e: 0/2 ready, 2 starting: pulling \d/{LAYERS + 1} layers, \d+\.\d/\d+\.\d MiB", line) for line in lines), lines
+    ((text, code),) = shown
+    states = [state.removesuffix("\033[K").rstrip() for state in text.rstrip("\r\n").split("\r") if state]
+    bars = {state.split("[")[1].split("]")[0].count("#") for state in states if "pulling" in state}
+    assert code == 0 and states[-1] == f"e [{'#' * 24}] 2/2 ready" and len(bars) > 2, states
+    assert len(g.log("docker.pulled")) == 1
 
 
 def test_a_pull_that_nobody_waits_for_is_given_up(engine, gateway, large_image):

@@ -14,6 +14,7 @@ import time
 
 import pytest
 from conftest import BIN, SLOW, builtin
+from drain_support import a_step_does_not_end_in_a_drain, a_step_ends_in_a_drain
 from test_providers import ECHO, UV, alive, config, episode, pids_of, refused, shell, step, uvicorn, wait_gone
 
 TOKEN = "hush-8f1c2e"
@@ -195,6 +196,15 @@ def test_uv_nothing_outlives_the_gateway(gateway, installed):
     g.expected_exit = -signal.SIGKILL
     g.stop(signal.SIGKILL)
     wait_gone(tree, 5)
+
+
+@pytest.mark.parametrize("grace, course", [(20, a_step_ends_in_a_drain), (6, a_step_does_not_end_in_a_drain)], ids=["in-time", "too-long"])
+def test_uv_sigterm_while_a_worker_steps(gateway, installed, grace, course):
+    g = gateway({**config(e=uv(installed, env={"stop_grace_s": 1, "min_workers": 2, "max_workers": 2})), "shutdown_grace_s": grace}, "--threads", "2")
+    g.wait_for(lambda: g.metric("envgate_workers", state="ready") == 2, 60, "both workers")
+    tree = pids_of(g)
+    course(g, "e")
+    wait_gone(tree, 0.5)
 
 
 # --- ends
