@@ -47,6 +47,40 @@ static bool decode(struct reader *rd, struct str raw, struct buf *out)
   return true;
 }
 
+// What an object's members are read into; each reader uses what it needs.
+struct target {
+  void *base;              // of the settings' offsets
+  const struct setting *s; // the map that the members are of
+  const char *provider;    // whose settings they are; NULL: nobody's
+  struct given *given;
+  bool environments, inlines, common; // the members that are objects of their own have been there
+};
+typedef void read_member(struct reader *rd, struct str key, struct target *t);
+
+// Reads the members of an object that was entered, each by `member`, with its key in the report's path.
+static void read_members(struct reader *rd, read_member *member, struct target *t)
+{
+  struct str raw;
+  while (json_next_key(&rd->j, &raw)) {
+    struct buf key = {0};
+    mark_line(rd);
+    bool ok = decode(rd, raw, &key);
+    size_t length = report_enter(rd->r, buf_view(&key));
+    if (ok)
+      member(rd, buf_view(&key), t);
+    else
+      skip(rd);
+    report_leave(rd->r, length);
+    buf_free(&key);
+  }
+}
+
+static void report_twice(struct reader *rd)
+{
+  report_add(rd->r, NULL, "is given twice");
+  skip(rd);
+}
+
 // --- one value ----------------------------------------------------------------------------------------------------------------------------
 
 static bool type_fits(enum setting_type type, enum json_type json)
@@ -168,29 +202,17 @@ static bool pairs_have(const struct pairs *map, struct str name)
   return false;
 }
 
-static void read_pairs(struct reader *rd, const struct setting *s, void *base)
+static void read_pair(struct reader *rd, struct str name, struct target *t)
 {
-  const struct pairs *map = (const struct pairs *)(const void *)((const char *)base + s->offset);
-  struct str raw;
-  json_enter_object(&rd->j);
-  while (json_next_key(&rd->j, &raw)) {
-    struct err e;
-    struct buf name = {0}, value = {0};
-    enum value_source source;
-    mark_line(rd);
-    bool named = decode(rd, raw, &name);
-    size_t length = report_enter(rd->r, buf_view(&name));
-    if (!named)
-      skip(rd);
-    else if (pairs_have(map, buf_view(&name))) {
-      report_add(rd->r, NULL, "is given twice");
-      skip(rd);
-    } else if (read_pair_value(rd, s, &value, &source) && !setting_append_pair(s, buf_view(&name), buf_view(&value), source, base, &e))
-      report_err(rd->r, &e);
-    report_leave(rd->r, length);
-    buf_free(&name);
-    buf_free(&value);
-  }
+  const struct pairs *map = (const struct pairs *)(const void *)((const char *)t->base + t->s->offset);
+  struct err e;
+  struct buf value = {0};
+  enum value_source source;
+  if (pairs_have(map, name))
+    report_twice(rd);
+  else if (read_pair_value(rd, t->s, &value, &source) && !setting_append_pair(t->s, name, buf_view(&value), source, t->base, &e))
+    report_err(rd->r, &e);
+  buf_free(&value);
 }
 
 static void read_value(struct reader *rd, const struct setting *s, void *base)
@@ -200,8 +222,8 @@ static void read_value(struct reader *rd, const struct setting *s, void *base)
     report_type(rd, s);
   else if (s->type == SET_STRINGS)
     read_strings(rd, s, base);
-  else if (s->type == SET_PAIRS)
-    read_pairs(rd, s, base);
+  else if (s->type == SET_PAIRS && json_enter_object(&rd->j))
+    read_members(rd, read_pair, &(struct target){.s = s, .base = base});
   else
     read_scalar(rd, s, type == JSON_STRING, base);
 }
@@ -222,8 +244,7 @@ static void read_setting(struct reader *rd, enum setting_scope scope, const char
   }
   bool *seen = &given->setting[s - settings];
   if (*seen) {
-    report_add(rd->r, NULL, "is given twice");
-    skip(rd);
+    report_twice(rd);
     return;
   }
   *seen = true;
@@ -241,30 +262,21 @@ static bool enter(struct reader *rd, const char *what)
   return false;
 }
 
-static void read_provider(struct reader *rd, int provider, struct given *given, struct env_config *env)
+static void read_environment_setting(struct reader *rd, struct str key, struct target *t)
 {
-  struct str raw;
+  read_setting(rd, IN_ENVIRONMENT, t->provider, key, t->given, t->base);
+}
+
+static void read_provider(struct reader *rd, int provider, struct given *given, void *env)
+{
   if (given->provider[provider]) {
-    report_add(rd->r, NULL, "is given twice");
-    skip(rd);
+    report_twice(rd);
     return;
   }
   given->provider[provider] = true;
   given->entered[provider] = enter(rd, "an object of the provider's settings");
-  if (!given->entered[provider])
-    return;
-  while (json_next_key(&rd->j, &raw)) {
-    struct buf key = {0};
-    mark_line(rd);
-    bool ok = decode(rd, raw, &key);
-    size_t length = report_enter(rd->r, buf_view(&key));
-    if (ok)
-      read_setting(rd, IN_ENVIRONMENT, provider_names[provider], buf_view(&key), given, env);
-    else
-      skip(rd);
-    report_leave(rd->r, length);
-    buf_free(&key);
-  }
+  if (given->entered[provider])
+    read_members(rd, read_environment_setting, &(struct target){.base = env, .given = given, .provider = provider_names[provider]});
 }
 
 static int provider_index(struct str name)
@@ -275,30 +287,24 @@ static int provider_index(struct str name)
   return -1;
 }
 
+static void read_environment_member(struct reader *rd, struct str key, struct target *t)
+{
+  int provider = provider_index(key);
+  if (provider >= 0)
+    read_provider(rd, provider, t->given, t->base);
+  else
+    read_environment_setting(rd, key, t);
+}
+
 // Reads an environment's object; `check` looks at the whole of it.
 static void read_environment(struct reader *rd, struct env_config *env,
                              void (*check)(struct env_config *env, const struct given *given, struct report *r))
 {
   struct given given = {0};
-  struct str raw;
   if (!enter(rd, "an object of the environment's settings"))
     return;
   int line = rd->r->line;
-  while (json_next_key(&rd->j, &raw)) {
-    struct buf key = {0};
-    mark_line(rd);
-    bool ok = decode(rd, raw, &key);
-    int provider = provider_index(buf_view(&key));
-    size_t length = report_enter(rd->r, buf_view(&key));
-    if (!ok)
-      skip(rd);
-    else if (provider >= 0)
-      read_provider(rd, provider, &given, env);
-    else
-      read_setting(rd, IN_ENVIRONMENT, NULL, buf_view(&key), &given, env);
-    report_leave(rd->r, length);
-    buf_free(&key);
-  }
+  read_members(rd, read_environment_member, &(struct target){.base = env, .given = &given});
   int end = rd->r->line;
   rd->r->line = line; // what is missing or does not fit together is reported where the environment begins
   check(env, &given, rd->r);
@@ -334,85 +340,55 @@ static struct env_config *add_environment(struct reader *rd, struct config *c, s
   return env;
 }
 
-static void read_environments(struct reader *rd, struct config *c)
+static void read_named_environment(struct reader *rd, struct str name, struct target *t)
 {
-  struct str raw;
-  if (!enter(rd, "an object of environments by name"))
-    return;
-  while (json_next_key(&rd->j, &raw)) {
-    struct buf name = {0};
-    mark_line(rd);
-    bool ok = decode(rd, raw, &name);
-    size_t length = report_enter(rd->r, buf_view(&name));
-    struct env_config *env = ok ? add_environment(rd, c, buf_view(&name)) : NULL;
-    if (env)
-      read_environment(rd, env, check_environment);
-    else
-      skip(rd);
-    report_leave(rd->r, length);
-    buf_free(&name);
+  struct env_config *env = add_environment(rd, t->base, name);
+  if (env)
+    read_environment(rd, env, check_environment);
+  else
+    skip(rd);
+}
+
+static void read_inline_member(struct reader *rd, struct str key, struct target *t)
+{
+  struct config *c = t->base;
+  if (!str_eq(key, STR("common"))) {
+    read_setting(rd, IN_INLINE, NULL, key, t->given, c);
+  } else if (t->common) {
+    report_twice(rd);
+  } else {
+    t->common = true;
+    read_environment(rd, &c->inline_common, check_inline_common);
   }
 }
 
-static void read_inline(struct reader *rd, struct config *c)
+static void read_file_member(struct reader *rd, struct str key, struct target *t)
 {
   struct given given = {0};
-  bool common = false;
-  struct str raw;
-  if (!enter(rd, "an object of what callers may name, as {\"images\": […]}"))
-    return;
-  while (json_next_key(&rd->j, &raw)) {
-    struct buf key = {0};
-    mark_line(rd);
-    bool ok = decode(rd, raw, &key);
-    size_t length = report_enter(rd->r, buf_view(&key));
-    if (!ok) {
-      skip(rd);
-    } else if (!str_eq(buf_view(&key), STR("common"))) {
-      read_setting(rd, IN_INLINE, NULL, buf_view(&key), &given, c);
-    } else if (common) {
-      report_add(rd->r, NULL, "is given twice");
-      skip(rd);
-    } else {
-      common = true;
-      read_environment(rd, &c->inline_common, check_inline_common);
-    }
-    report_leave(rd->r, length);
-    buf_free(&key);
+  bool environments = str_eq(key, STR("environments")), inlines = str_eq(key, STR("inline_sources"));
+  if (str_eq(key, STR("$schema"))) {
+    skip(rd); // for editors
+  } else if (!environments && !inlines) {
+    read_setting(rd, IN_GATEWAY, NULL, key, t->given, t->base);
+  } else if (environments ? t->environments : t->inlines) {
+    report_twice(rd);
+  } else if (environments) {
+    t->environments = true;
+    if (enter(rd, "an object of environments by name"))
+      read_members(rd, read_named_environment, &(struct target){.base = t->base});
+  } else {
+    t->inlines = true;
+    if (enter(rd, "an object of what callers may name, as {\"images\": […]}"))
+      read_members(rd, read_inline_member, &(struct target){.base = t->base, .given = &given});
   }
 }
 
 static void read_file(struct reader *rd, struct config *c)
 {
   struct given given = {0};
-  bool environments = false, inlines = false;
-  struct str raw;
   if (!enter(rd, "an object, as {\"environments\": {…}}"))
     return;
-  while (json_next_key(&rd->j, &raw)) {
-    struct buf key = {0};
-    mark_line(rd);
-    bool ok = decode(rd, raw, &key);
-    size_t length = report_enter(rd->r, buf_view(&key));
-    if (ok && !environments && str_eq(buf_view(&key), STR("environments"))) {
-      environments = true;
-      read_environments(rd, c);
-    } else if (ok && !inlines && str_eq(buf_view(&key), STR("inline_sources"))) {
-      inlines = true;
-      read_inline(rd, c);
-    } else if (ok && (str_eq(buf_view(&key), STR("environments")) || str_eq(buf_view(&key), STR("inline_sources")))) {
-      report_add(rd->r, NULL, "is given twice");
-      skip(rd);
-    } else if (ok && str_eq(buf_view(&key), STR("$schema"))) {
-      skip(rd); // for editors
-    } else if (ok) {
-      read_setting(rd, IN_GATEWAY, NULL, buf_view(&key), &given, c);
-    } else {
-      skip(rd);
-    }
-    report_leave(rd->r, length);
-    buf_free(&key);
-  }
+  read_members(rd, read_file_member, &(struct target){.base = c, .given = &given});
   rd->r->line = 0;
   check_gateway(c, rd->r);
 }
