@@ -10,6 +10,7 @@
 #   make bench-peers  the same beside haproxy, Envoy and bridges in Rust, Go and Python, which it builds under build/peers
 #   make bench-trainer  steps/s of a trainer's loop in Python: OpenEnv's client directly and by the gateway, and envgate.VectorEnv
 #   make bench-launch  a worker in docker: cold, warm and 20 at once, beside OpenEnv's own client and the floor
+#   make test-image deploy/'s image built from source in a container, on a base of Debian's packages, and run; as root, three minutes
 #   make chaos      faults of every kind for CHAOS_SECONDS (600) by CHAOS_SEED (1) while 200 sessions step (docs/CHAOS.md); as root
 #   make stubs      a client for each language, to import, in build/stubs (docs/clients)
 #   make clients    each of them, grpcurl and @connectrpc/connect against a gateway: the same transcript, and the programs of docs/clients
@@ -81,7 +82,7 @@ LIB := $(OUT)/libenvgate.a
 UNITS := $(patsubst tests/unit/%.c,$(OUT)/tests/%,$(sort $(wildcard tests/unit/test_*.c)))
 FUZZERS := $(patsubst tests/fuzz/%.c,$(OUT)/targets/%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
 
-.PHONY: all run test docs lint bench bench-launch bench-peers bench-trainer chaos fuzz install deps clean distclean help gen test-units test-integration units fuzzers conformance microhttpd1
+.PHONY: all run test docs lint bench bench-launch bench-peers test-image bench-trainer chaos fuzz install deps clean distclean help gen test-units test-integration units fuzzers conformance microhttpd1
 all: $(OUT)/envgate
 
 help:

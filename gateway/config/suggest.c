@@ -30,10 +30,16 @@ static size_t distance(struct str a, struct str b)
   return row[b.n];
 }
 
+// Whether a key is the first word of one of ours: "memory" of "memory_bytes".
+static bool is_first_word(struct str key, const char *candidate)
+{
+  return key.n && str_starts(str_c(candidate), key) && candidate[key.n] == '_';
+}
+
 // Keeps `candidate` when it is nearer than what was found, and not a different word altogether.
 static void consider(struct str key, const char *candidate, const char **best, size_t *least)
 {
-  size_t d = distance(key, str_c(candidate));
+  size_t d = is_first_word(key, candidate) ? 1 : distance(key, str_c(candidate));
   if (d < *least && d * 3 <= key.n + 1) {
     *best = candidate;
     *least = d;

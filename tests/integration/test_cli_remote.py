@@ -40,9 +40,8 @@ def on_terminal(g, *args, columns=80, interrupt_at=None):
     """What a subcommand writes to a terminal, and its exit code. `interrupt_at`: Ctrl-C when that has been written."""
     parent, child = pty.openpty()
     subprocess.run(["stty", "rows", "24", "cols", str(columns)], stdin=child, check=True)
-    process = subprocess.Popen(
-        [BIN, *args, "--server", g.url], stdin=child, stdout=child, stderr=child, start_new_session=True, preexec_fn=lambda: __import__("fcntl").ioctl(0, 0x540E, 0)
-    )
+    # setsid gives it the terminal; a preexec_fn would run between fork and exec, which gRPC's threads don't bear.
+    process = subprocess.Popen(["setsid", "--ctty", BIN, *args, "--server", g.url], stdin=child, stdout=child, stderr=child)
     os.close(child)
     text = b""
     while True:

@@ -228,6 +228,8 @@ static void test_wrong_environments(void **state)
       {"{" BUILTIN ", \"listen\": \"a:1\"}", "environments.x.listen", "top of the file"},
       {"{" BUILTIN ", " BUILTIN "}", "environments.x.builtin", "twice"},
       {"{" BUILTIN ", \"dokcer\": {}}", "environments.x.dokcer", "did you mean docker?"},
+      {"{" BUILTIN ", \"env\": {}}", "environments.x.env", "did you mean env_vars?"},
+      {"{\"docker\": {\"image\": \"x\", \"memory\": \"1GiB\"}}", "environments.x.docker.memory", "did you mean memory_bytes?"},
       {"{" BUILTIN ", \"docker\": {\"image\": \"a\"}}", "environments.x", "one provider's object, not 2"},
       {"{\"provider\": \"builtin\", " BUILTIN ", \"docker\": {\"image\": \"a\"}}", "environments.x.docker", "provider builtin"},
       {"{\"provider\": \"docker\"}", "environments.x.docker", "missing"},
