@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Builds the image of deploy/ from source, as a user does: in a container, from what git has, on a Debian base with nothing built in it. Then runs it.
 
-There is no registry here, so the base is made of Debian's packages by debootstrap, from where this machine's apt takes them: debian:12, with what
-tools/deps.sh would install there already in it. Of this machine it also has what pip needs to reach PyPI. As root; `make test-image` runs it. Minutes, so it is none of `make test`.
+There is no registry here, so the base is made of Debian's packages by debootstrap, from where this machine's apt takes its own: the Debian that deploy/Dockerfile
+names, with what tools/deps.sh would install there already in it. Of this machine it also has what pip needs to reach PyPI. As root; `make test-image` runs it. Minutes, so it is none of `make test`.
 """
 
 import os
@@ -20,8 +20,9 @@ sys.path.insert(0, str(ROOT / "tests/integration"))
 import docker_engine  # noqa: E402
 import requests  # noqa: E402
 
-BASE, IMAGE = "envgate-test/debian:12", "envgate-test/from-source:latest"
-OF_THE_MACHINE = ("etc/pip.conf", "etc/ssl/certs/ca-certificates.crt", "etc/apt/sources.list.d/debian.sources", "etc/apt/sources.list", "etc/apt/apt.conf.d/99artifact-registry")
+BASE, IMAGE = "envgate-test/debian:latest", "envgate-test/from-source:latest"
+SUITES = {"12": "bookworm", "13": "trixie"}
+OF_THE_MACHINE = ("etc/pip.conf", "etc/ssl/certs/ca-certificates.crt")
 
 
 def say(what):
@@ -41,9 +42,11 @@ def mirror():
 
 
 def base_tar(directory):
-    """debian:12 with the build's packages, as a tar file."""
-    subprocess.run(["debootstrap", "--variant=minbase", f"--include={','.join(build_packages())}", "bookworm", directory / "base", mirror()], check=True,
-                   stdout=subprocess.DEVNULL)  # fmt: skip
+    """The Debian of deploy/Dockerfile with the build's packages, as a tar file."""
+    (version,) = re.findall(r"^ARG BUILD_BASE=debian:(\d+)$", (ROOT / "deploy/Dockerfile").read_text(), re.M)
+    what = ["--variant=minbase", f"--include={','.join(build_packages())}", SUITES[version], str(directory / "base"), mirror()]
+    done = subprocess.run(["debootstrap", *what], stdout=subprocess.PIPE, text=True)
+    assert done.returncode == 0, done.stdout[-3000:]
     for name in OF_THE_MACHINE:
         if (pathlib.Path("/") / name).exists():
             (directory / "base" / name).write_bytes((pathlib.Path("/") / name).read_bytes())
