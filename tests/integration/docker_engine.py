@@ -6,6 +6,7 @@ data, socket, bridge and cgroup, no iptables rules, no change of sysctls. At the
 """
 
 import contextlib
+import fcntl
 import ipaddress
 import itertools
 import json
@@ -76,8 +77,8 @@ def _free_subnet():
     used = [ipaddress.ip_interface(a["local"] + "/" + str(a["prefixlen"])).network
             for link in json.loads(_run("ip", "-4", "-json", "address")) for a in link["addr_info"]]
     used += [ipaddress.ip_network(route["dst"]) for route in json.loads(_run("ip", "-4", "-json", "route")) if route["dst"] != "default"]
-    for third in range(256):
-        subnet = ipaddress.ip_network(f"10.213.{third}.0/24")
+    for n in range(256):
+        subnet = ipaddress.ip_network(f"10.213.{(os.getpid() + n) % 256}.0/24")
         if not any(subnet.overlaps(network) for network in used):
             return subnet
     raise EngineError("no free subnet in 10.213.0.0/16 for the test bridge")
@@ -85,11 +86,14 @@ def _free_subnet():
 
 @contextlib.contextmanager
 def _bridge(name):
-    subnet = _free_subnet()
     _run("ip", "link", "add", name, "type", "bridge")
     try:
-        _run("ip", "address", "add", f"{subnet[1]}/{subnet.prefixlen}", "dev", name)
-        _run("ip", "link", "set", name, "up")
+        # Two Engines that choose the same would reach each other's containers.
+        with open(pathlib.Path(tempfile.gettempdir()) / "envgate-test-subnets.lock", "w", encoding="utf-8") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            subnet = _free_subnet()
+            _run("ip", "address", "add", f"{subnet[1]}/{subnet.prefixlen}", "dev", name)
+            _run("ip", "link", "set", name, "up")
         yield
     finally:
         _run("ip", "link", "delete", name)
