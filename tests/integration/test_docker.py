@@ -262,6 +262,12 @@ def ticks(text):
     return [int(line.split()[1]) for line in text.splitlines() if line.startswith(b"tick ") and line[5:].isdigit()]
 
 
+def in_order(numbers):
+    """Sorted. Each of the two streams keeps its order; between them the Engine does not."""
+    assert numbers and all([n for n in numbers if n % 2 == k] == sorted(n for n in numbers if n % 2 == k) for k in (0, 1)), numbers
+    return sorted(numbers)
+
+
 def cli_logs(g, *args):
     return subprocess.run([BIN, "logs", *args, "--server", g.url], capture_output=True, check=True, timeout=60)
 
@@ -276,7 +282,7 @@ def test_logs_of_a_container(engine, light_image, gateway):
     last = cli_logs(g, "-n", "3", w).stdout
     assert last.count(b"\n") == 3 and ticks(last)
     tail = data_of(log_over_rest(g, w, tail_lines=3))
-    assert tail.count(b"\n") == 3 and ticks(tail)[-1] >= ticks(last)[-1]
+    assert tail.count(b"\n") == 3 and max(ticks(tail)) >= max(ticks(last))
 
     follower = start(g, "logs", "-f", "-n", "0", w)
     expected, streamed, times = None, b"", []
@@ -287,16 +293,17 @@ def test_logs_of_a_container(engine, light_image, gateway):
         times.append(m.time.ToNanoseconds())
         if len(ticks(streamed)) > 50:
             break
-    assert ticks(streamed)[0] > ticks(last)[-1] and times == sorted(times) and abs(times[-1] / 1e9 - time.time()) < 5 * SLOW
+    assert min(ticks(streamed)) > min(ticks(last)) and times == sorted(times) and abs(times[-1] / 1e9 - time.time()) < 5 * SLOW
 
     engine.docker("kill", container_of(engine)["Id"])
     out, errors = follower.communicate(timeout=30 * SLOW)
     assert follower.returncode == 0 and errors.startswith(f"envgate: worker {w}: the worker exited with code 137".encode()), errors
-    followed = ticks(out)
+    followed = in_order(ticks(out))
     assert followed == list(range(followed[0], followed[-1] + 1)) and set(followed) > set(ticks(streamed)[5:-5])
 
     g.wait_for(lambda: g.get(f"/v1/workers/{w}").json()["state"] == "STATE_ENDED", what="the worker's end")
-    whole = ticks(cli_logs(g, w).stdout)
+    text = cli_logs(g, w).stdout
+    whole = in_order(ticks(text))
     assert whole == list(range(whole[-1] + 1)) and whole[-1] == followed[-1]
-    assert ticks(b"".join(m.data for m in stub.StreamLogs(message("StreamLogsRequest", worker=w)))) == whole
-    assert ticks(cli_logs(g, "-f", "-n1", w).stdout) == whole[-1:]
+    assert b"".join(m.data for m in stub.StreamLogs(message("StreamLogsRequest", worker=w))) == text
+    assert cli_logs(g, "-f", "-n1", w).stdout == text.splitlines(keepends=True)[-1]
