@@ -234,6 +234,11 @@ bench-trainer:
 	@$(MAKE) --no-print-directory -s -j$(JOBS) $(B)/envgate
 	$(PY) tests/bench/trainer.py
 
+test-image:
+	@tools/deps.sh all
+	@tools/deps.sh debian debootstrap
+	$(PY) tests/image/from_source.py
+
 chaos:
 	@tools/deps.sh all
 	@$(MAKE) --no-print-directory -s -j$(JOBS) $(OUT)/envgate
