@@ -10,8 +10,6 @@ struct mcp_call {
   Envgate__V1__PayloadFormat format;
 };
 
-enum { JSONRPC_INVALID_PARAMS = -32602 };
-
 static const char *session_name(const struct call *c)
 {
   const void *q = c->request;

@@ -209,6 +209,19 @@ bool openenv_rpc_read(struct openenv_read *r, struct str body, struct openenv_rp
 
 // --- answers -----------------------------------------------------------------------------------------------------------------------------------
 
+bool openenv_rpc_error(const struct openenv_rpc *q, int code, struct str message, const char *reason, struct buf *out)
+{
+  return buf_str(out, STR("{\"jsonrpc\":\"2.0\",\"id\":")) && buf_str(out, q->id) && buf_printf(out, ",\"error\":{\"code\":%d,\"message\":", code) &&
+         buf_json_string(out, message) &&
+         (reason ? buf_printf(out, ",\"data\":{\"reason\":\"%s\"}}}", reason) : buf_str(out, STR(",\"data\":null}}")));
+}
+
+bool openenv_rpc_session(const struct openenv_rpc *q, struct str id, struct str more, struct buf *out)
+{
+  return buf_str(out, STR("{\"jsonrpc\":\"2.0\",\"id\":")) && buf_str(out, q->id) && buf_str(out, STR(",\"result\":{\"session_id\":")) &&
+         buf_json_string(out, id) && buf_str(out, more) && buf_str(out, STR("}}"));
+}
+
 // The worker's list of what is wrong: a WebSocket error's "errors", or an HTTP error's "detail".
 static struct str problems(const struct outcome *o)
 {

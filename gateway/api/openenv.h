@@ -32,6 +32,19 @@ struct openenv_rpc {
 // False: out of memory.
 bool openenv_rpc_read(struct openenv_read *r, struct str body, struct openenv_rpc *q);
 
+enum {
+  JSONRPC_PARSE_ERROR = -32700,
+  JSONRPC_INVALID_REQUEST = -32600,
+  JSONRPC_INVALID_PARAMS = -32602,
+  JSONRPC_INTERNAL = -32603,
+  JSONRPC_SERVER = -32000
+};
+
+// Appends a JSON-RPC error in answer to a request; `reason` (may be NULL) goes into its data. False when out of memory.
+bool openenv_rpc_error(const struct openenv_rpc *q, int code, struct str message, const char *reason, struct buf *out);
+// The same for the result {"session_id": id}, and `more` members of it.
+bool openenv_rpc_session(const struct openenv_rpc *q, struct str id, struct str more, struct buf *out);
+
 // Ends a call of CODEC_OPENENV by what its work led to; one of the two may be NULL. In place of a message goes what the worker said. With an error that is the list of
 // what was wrong with an action, if it is one, and nothing else.
 void openenv_finish(struct call *c, const struct outcome *o, const struct err *e);

@@ -19,14 +19,7 @@
 
 static const char JSON[] = "application/json";
 
-enum {
-  NAME_MAX_BYTES = 128,
-  JSONRPC_PARSE_ERROR = -32700,
-  JSONRPC_INVALID = -32600,
-  JSONRPC_PARAMS = -32602,
-  JSONRPC_INTERNAL = -32603,
-  JSONRPC_SERVER = -32000
-};
+enum { NAME_MAX_BYTES = 128 };
 
 // What happens to a request, one call after another.
 struct http_openenv {
@@ -440,9 +433,7 @@ static void begin_document(struct http_request *q)
 static void answer_rpc_error(struct http_request *q, const struct call *c, int code, struct str message, const char *reason)
 {
   struct buf body = {0};
-  bool ok = buf_str(&body, STR("{\"jsonrpc\":\"2.0\",\"id\":")) && buf_str(&body, q->openenv->rpc.id) &&
-            buf_printf(&body, ",\"error\":{\"code\":%d,\"message\":", code) && buf_json_string(&body, message) &&
-            (reason ? buf_printf(&body, ",\"data\":{\"reason\":\"%s\"}}}", reason) : buf_str(&body, STR(",\"data\":null}}")));
+  bool ok = openenv_rpc_error(&q->openenv->rpc, code, message, reason, &body);
   answer_json(q, 200, c, ok, &body);
 }
 
@@ -457,7 +448,7 @@ static void answer_rpc_failure(struct http_request *q, const struct call *c, con
   if (e->reason == REASON_SESSION_NOT_FOUND && o->rpc.session_id.n) {
     struct buf text = {0};
     bool ok = buf_str(&text, STR("Unknown session_id: ")) && buf_str(&text, o->rpc.session_id);
-    answer_rpc_error(q, c, JSONRPC_PARAMS, ok ? buf_view(&text) : STR("Unknown session_id"), NULL);
+    answer_rpc_error(q, c, JSONRPC_INVALID_PARAMS, ok ? buf_view(&text) : STR("Unknown session_id"), NULL);
     buf_free(&text);
     return;
   }
@@ -517,8 +508,7 @@ static void on_tools_session(struct http_request *q, struct call *c, struct buf 
 static void answer_session(struct http_request *q, const struct call *c, struct str id, struct str more)
 {
   struct buf body = {0};
-  bool ok = buf_str(&body, STR("{\"jsonrpc\":\"2.0\",\"id\":")) && buf_str(&body, q->openenv->rpc.id) &&
-            buf_str(&body, STR(",\"result\":{\"session_id\":")) && buf_json_string(&body, id) && buf_str(&body, more) && buf_str(&body, STR("}}"));
+  bool ok = openenv_rpc_session(&q->openenv->rpc, id, more, &body);
   answer_json(q, 200, c, ok, &body);
 }
 
@@ -565,14 +555,14 @@ static void manage_session(struct http_request *q, bool create)
 {
   struct http_openenv *o = q->openenv;
   if (!create && !o->rpc.session_id.n) {
-    reply_at_once(q, JSONRPC_PARAMS, STR("Invalid params - 'session_id' is required"));
+    reply_at_once(q, JSONRPC_INVALID_PARAMS, STR("Invalid params - 'session_id' is required"));
   } else if (!o->of_session) {
     if (create)
       ask_to_create(q, on_rpc_created);
     else
       close_by_rpc(q);
   } else { // the path's session is there already, and its owner's to close
-    reply_at_once(q, JSONRPC_INVALID, STR("the path names a session: there is none to create or to close by MCP"));
+    reply_at_once(q, JSONRPC_INVALID_REQUEST, STR("the path names a session: there is none to create or to close by MCP"));
   }
 }
 
@@ -597,7 +587,7 @@ static void begin_mcp(struct http_request *q)
   if (!o->rpc.valid)
     reply_at_once(q, JSONRPC_PARSE_ERROR, STR("Parse error"));
   else if (!o->rpc.method.n)
-    reply_at_once(q, JSONRPC_INVALID, STR("Invalid request: method is required, a string"));
+    reply_at_once(q, JSONRPC_INVALID_REQUEST, STR("Invalid request: method is required, a string"));
   else if (create || close)
     manage_session(q, create);
   else if (o->session[0])

@@ -76,6 +76,8 @@ void http_request_start(struct http_request *q)
   if (http_cors_start(q))
     return;
   q->route = find_route(q);
+  if (q->route && q->route->post && str_eq(q->method, STR("GET")) && http_socket_start(q)) // the same path by WebSocket
+    return;
   if (q->route) {
     if (q->call)
       call_drop(q->call);

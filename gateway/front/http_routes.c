@@ -127,5 +127,7 @@ const struct http_route http_routes[] = {
 const struct http_socket http_sockets[] = {
     {"/v1/environments/*/ws", openenv_ws_new},
     {"/v1/sessions/*/ws", openenv_ws_attach},
+    {"/v1/environments/*/mcp", openenv_mcp_new},
+    {"/v1/sessions/*/mcp", openenv_mcp_attach},
     {0},
 };

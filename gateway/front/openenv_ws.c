@@ -9,6 +9,7 @@
 #include <stdlib.h>
 
 #include "api/forward.h"
+#include "api/openenv.h"
 #include "auth/auth.h"
 #include "config/inline.h"
 #include "front/openenv_words.h"
@@ -58,6 +59,10 @@ struct door {
   struct shared *message; // the request that is carried out; NULL: none
   bool binary;
   struct openenv_words words;
+  bool mcp;               // messages are JSON-RPC …
+  unsigned scopes;        // what each takes
+  struct arena arena;     // of the request that is carried out
+  struct openenv_rpc rpc; // … and this is it; its id is always there
   struct waiter waiter;
   bool submitted;    // it is the session's
   bool counted;      // it is in the principal's quota
@@ -87,6 +92,8 @@ static void end_request(struct door *d)
   timer_unset(d->r, &d->pace);
   shared_unref(d->message);
   d->message = NULL;
+  d->rpc.id = STR("null");
+  arena_reset(&d->arena);
 }
 
 static void door_free(struct door *d)
@@ -100,6 +107,7 @@ static void door_free(struct door *d)
   if (d->env)
     env_release(d->env);
   pairs_free(&d->headers);
+  arena_free(&d->arena);
   free(d->gone);
   free(d);
 }
@@ -153,9 +161,20 @@ static void say(struct door *d, struct buf *text, bool ok)
     close_with(d, WS_CODE_INTERNAL);
 }
 
+static void say_rpc_error(struct door *d, int code, struct str message)
+{
+  struct buf text = {0};
+  bool ok = openenv_rpc_error(&d->rpc, code, message, NULL, &text);
+  say(d, &text, ok);
+}
+
 static void say_error(struct door *d, const char *code, const char *message)
 {
   struct buf text = {0};
+  if (d->mcp) {
+    say_rpc_error(d, code == OPENENV_EXECUTION_ERROR ? JSONRPC_INTERNAL : JSONRPC_SERVER, str_c(message));
+    return;
+  }
   bool ok = openenv_error(&text, code, str_c(message));
   say(d, &text, ok);
 }
@@ -181,7 +200,11 @@ static void say_http(struct door *d, const struct outcome *o)
 
 static void say_outcome(struct door *d, const struct outcome *o)
 {
-  if (session_dialect(d->hold.session) == DIALECT_HTTP)
+  if (d->mcp && o->err)
+    say_error(d, OPENENV_EXECUTION_ERROR, o->err->msg);
+  else if (d->mcp)
+    websocket_send(d->socket, WS_TEXT, o->raw, NULL, STR(""));
+  else if (session_dialect(d->hold.session) == DIALECT_HTTP)
     say_http(d, o);
   else
     websocket_send(d->socket, WS_TEXT, STR(""), o->bytes, STR(""));
@@ -191,7 +214,9 @@ static void say_failure(struct door *d, const struct err *e)
 {
   struct session *s = d->hold.session;
   struct shared *last = session_last_words(s);
-  if (last) {
+  if (d->mcp && e->code == CODE_UNIMPLEMENTED) {
+    say_error(d, OPENENV_EXECUTION_ERROR, e->msg);
+  } else if (last && !d->mcp) {
     websocket_send(d->socket, WS_TEXT, STR(""), last, STR(""));
     close_with(d, WS_CODE_NORMAL);
   } else if (e->code == CODE_UNIMPLEMENTED) {
@@ -226,7 +251,7 @@ static bool admitted(struct door *d)
 {
   struct identity who;
   struct err e;
-  if (!d->r->auth || websocket_admit(d->socket, SCOPE_TRAINER, &who, &d->counted, &e)) {
+  if (!d->r->auth || websocket_admit(d->socket, d->scopes, &who, &d->counted, &e)) {
     if (d->r->auth)
       d->who = who;
     return true;
@@ -254,6 +279,51 @@ static void submit(struct door *d)
   session_submit(s, &d->waiter);
 }
 
+// What the gateway answers itself, of a socket's own session. False: it is the worker's to answer.
+static bool answer_rpc(struct door *d)
+{
+  const struct openenv_rpc *q = &d->rpc;
+  struct str own = str_c(d->id);
+  struct buf text = {0};
+  bool ok;
+  if (!q->valid) {
+    say_rpc_error(d, JSONRPC_PARSE_ERROR, STR("Parse error"));
+  } else if (!q->method.n) {
+    say_rpc_error(d, JSONRPC_INVALID_REQUEST, STR("Invalid request: method is required, a string"));
+  } else if (str_eq(q->method, STR("openenv/session/create"))) {
+    ok = openenv_rpc_session(q, own, STR(""), &text);
+    say(d, &text, ok);
+  } else if (!str_eq(q->method, STR("openenv/session/close"))) {
+    return false;
+  } else if (!q->session_id.n) {
+    say_rpc_error(d, JSONRPC_INVALID_PARAMS, STR("Invalid params - 'session_id' is required"));
+  } else if (str_eq(q->session_id, own)) {
+    say_rpc_error(d, JSONRPC_INVALID_REQUEST, STR("Cannot close active WebSocket-managed session via MCP method"));
+  } else {
+    ok = buf_str(&text, STR("Unknown session_id: ")) && buf_str(&text, q->session_id);
+    say_rpc_error(d, JSONRPC_INVALID_PARAMS, ok ? buf_view(&text) : STR("Unknown session_id"));
+    buf_free(&text);
+  }
+  return true;
+}
+
+static void carry_rpc_out(struct door *d)
+{
+  struct openenv_read read = {.arena = &d->arena, .max_depth = (int)d->r->config->max_json_depth};
+  struct str text = buf_view(&d->message->buf);
+  if (!openenv_rpc_read(&read, text, &d->rpc)) {
+    close_with(d, WS_CODE_INTERNAL);
+    return;
+  }
+  if (answer_rpc(d)) {
+    end_request(d);
+    pump(d);
+    return;
+  }
+  d->waiter.request = (struct worker_request){.op = OP_MCP, .action = text};
+  submit(d);
+}
+
 // Carries the request out, or as much of it as can be now.
 static void carry_out(struct door *d)
 {
@@ -269,6 +339,10 @@ static void carry_out(struct door *d)
   if (!admitted(d))
     return;
   d->waiter = (struct waiter){0};
+  if (d->mcp) {
+    carry_rpc_out(d);
+    return;
+  }
   openenv_words_read(buf_view(&d->message->buf), (int)d->r->config->max_json_depth, &d->words, &d->waiter.request);
   if (d->words.close)
     close_with(d, WS_CODE_NORMAL);
@@ -410,7 +484,11 @@ static void on_standing(struct standing_waiter *w, struct session *s, const stru
   bool ok = openenv_full(&text, d->env->max_workers * d->env->sessions_per_worker);
   d->asked = false;
   session_give_up(&d->creation);
-  say(d, &text, ok);
+  if (d->mcp)
+    say_error(d, OPENENV_CAPACITY_REACHED, "Server at capacity. Cannot accept new connections.");
+  else
+    say(d, &text, ok);
+  buf_free(&text);
   close_with(d, WS_CODE_NORMAL);
 }
 
@@ -458,13 +536,23 @@ static void on_lost(void *ctx)
   door_free(ctx);
 }
 
-static struct door *door_new(struct reactor *r, struct identity who)
+// What a row of http_sockets opens.
+struct kind {
+  bool mcp;
+  unsigned scopes;
+};
+
+static struct door *door_new(struct reactor *r, struct identity who, struct kind kind)
 {
   struct door *d = calloc(1, sizeof *d);
   if (!d)
     return NULL;
   d->r = r;
   d->who = who;
+  d->mcp = kind.mcp;
+  d->scopes = kind.scopes;
+  d->rpc.id = STR("null");
+  arena_init(&d->arena, 2 * (MESSAGE_LEAST + (size_t)r->config->max_message_bytes) + 65536);
   d->began = clock_mono();
   d->patience = CAPACITY_WAIT;
   d->capacity.fire = on_capacity;
@@ -504,11 +592,11 @@ static void upgrade(struct websocket_request *u, struct door *d, void (*opened)(
 }
 
 // At a session that is there, or where the client is told that it is not, as a worker tells it.
-static void attach(struct websocket_request *u, struct identity who, struct str id, bool keeps)
+static void attach(struct websocket_request *u, struct identity who, struct kind kind, struct str id, bool keeps)
 {
   struct reactor *r = u->q->r;
   int at = session_reactor(id, r->count);
-  struct door *d = door_new(at < 0 ? r : r->all[at], who);
+  struct door *d = door_new(at < 0 ? r : r->all[at], who, kind);
   if (!d) {
     refuse_nomem(u->q);
     return;
@@ -534,13 +622,13 @@ static bool read_patience(struct str query, nsec *patience)
   return text[0] && !*end_of_number && s >= 0;
 }
 
-void openenv_ws_new(struct websocket_request *u)
+static void open_new(struct websocket_request *u, struct kind kind)
 {
   struct reactor *r = u->q->r;
   struct identity who;
   struct err e;
   nsec patience = CAPACITY_WAIT;
-  if (!websocket_may(u, SCOPE_TRAINER, &who))
+  if (!websocket_may(u, kind.scopes, &who))
     return;
   const struct env_config *env = config_env(r->config, u->name);
   if (!env) {
@@ -551,7 +639,7 @@ void openenv_ws_new(struct websocket_request *u)
   }
   const struct str session = STR("session_id=");
   if (str_starts(u->q->query, session)) { // OpenEnv's MCP client, whose session was made by HTTP (http_openenv.c)
-    attach(u, who, str_skip(u->q->query, session.n), true);
+    attach(u, who, kind, str_skip(u->q->query, session.n), true);
     return;
   }
   if (!read_patience(u->q->query, &patience)) {
@@ -561,7 +649,7 @@ void openenv_ws_new(struct websocket_request *u)
   }
   const struct forward all = {u->headers, u->n};
   const struct pairs *headers = NULL;
-  struct door *d = door_new(r, who);
+  struct door *d = door_new(r, who, kind);
   if (!d || !forward_to(&all, env, &u->arena, &headers) || !pairs_add(&d->headers, headers)) {
     if (d)
       door_free(d);
@@ -575,11 +663,11 @@ void openenv_ws_new(struct websocket_request *u)
   upgrade(u, d, on_opened_new);
 }
 
-void openenv_ws_attach(struct websocket_request *u)
+static void open_attach(struct websocket_request *u, struct kind kind)
 {
   struct reactor *r = u->q->r;
   struct identity who;
-  if (!websocket_may(u, SCOPE_TRAINER, &who))
+  if (!websocket_may(u, kind.scopes, &who))
     return;
   int at = session_reactor(u->name, r->count);
   if (at < 0 || u->name.n >= SESSION_ID_MAX) {
@@ -589,5 +677,25 @@ void openenv_ws_attach(struct websocket_request *u)
     refuse(u->q, &e);
     return;
   }
-  attach(u, who, u->name, false);
+  attach(u, who, kind, u->name, false);
+}
+
+void openenv_ws_new(struct websocket_request *u)
+{
+  open_new(u, (struct kind){.scopes = SCOPE_TRAINER});
+}
+
+void openenv_ws_attach(struct websocket_request *u)
+{
+  open_attach(u, (struct kind){.scopes = SCOPE_TRAINER});
+}
+
+void openenv_mcp_new(struct websocket_request *u)
+{
+  open_new(u, (struct kind){.mcp = true, .scopes = SCOPE_TRAINER});
+}
+
+void openenv_mcp_attach(struct websocket_request *u)
+{
+  open_attach(u, (struct kind){.mcp = true, .scopes = SCOPE_AGENT});
 }

@@ -12,5 +12,8 @@
 // Rows of http_sockets.
 void openenv_ws_new(struct websocket_request *u);
 void openenv_ws_attach(struct websocket_request *u);
+// The same for MCP alone, /mcp in place of /ws: messages are JSON-RPC, and so are errors. At a session that is there it is an agent's, too.
+void openenv_mcp_new(struct websocket_request *u);
+void openenv_mcp_attach(struct websocket_request *u);
 
 #endif

@@ -4,7 +4,7 @@
 usage: dropin_scenario.py KIND URL     prints the transcript, a JSON array
 
 Each KIND is run by a Python that has the client: `legacy` openenv-core 0.1.0's HTTPEnvClient, `ws` EnvClient of any openenv from 0.2.0 on, `mcp` openenv 0.10.0's
-MCPToolClient (against tests/envs/tools_env); `http` requests.Session. What differs from run to run (ids, processes) is left out of the transcript.
+MCPToolClient (against tests/envs/tools_env), and `mcp-http` without its WebSocket; `http` requests.Session; `mcp-ws` a WebSocket at /mcp. What differs from run to run (ids, processes) is left out of the transcript.
 """
 
 import asyncio
@@ -169,11 +169,42 @@ async def tools(url, reset):
     return transcript
 
 
+def mcp_ws(url):
+    """MCP by its WebSocket."""
+    from websockets.sync.client import connect
+
+    transcript = []
+    with connect(url.replace("http", "ws", 1) + "/mcp", compression=None) as ws:
+
+        def ask(message):
+            ws.send(message if isinstance(message, str) else json.dumps({"jsonrpc": "2.0", "id": len(transcript), **message}))
+            reply = json.loads(ws.recv(timeout=60))
+            if reply.get("error", {}).get("code") in (-32600, -32700):
+                reply["error"]["message"] = reply["error"]["message"].split(":")[0]  # what follows is Python's own
+            transcript.append(stable(reply))
+            return reply
+
+        ask({"method": "tools/list"})
+        for _ in range(2):
+            ask({"method": "tools/call", "params": {"name": "count", "arguments": {}}})
+        ask({"method": "tools/call", "params": {"name": "fail", "arguments": {"text": "ouch"}}})
+        ask({"method": "tools/call", "params": {"name": "nobody"}})
+        ask({"method": "no/method"})
+        ask("{")
+        own = ask({"method": "openenv/session/create"})["result"]["session_id"]
+        ask({"method": "openenv/session/close"})
+        ask({"method": "openenv/session/close", "params": {"session_id": own}})
+        ask({"method": "openenv/session/close", "params": {"session_id": "nobody's"}})
+        ask({"method": "tools/call", "params": {"name": "count", "arguments": {}}})
+    return transcript
+
+
 def main(kind, url):
     kinds = {
         "legacy": legacy,
         "ws": ws,
         "http": http,
+        "mcp-ws": mcp_ws,
         "mcp-http": lambda url: asyncio.run(tools(url, False)),
         "mcp": lambda url: asyncio.run(tools(url, True)),
     }

@@ -3,7 +3,6 @@
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -14,7 +13,9 @@ import requests
 from certificates import make_ca, make_leaf
 from conftest import ROOT, SLOW, VENVS, Gateway, builtin
 from test_auth import File
-from test_mcp import ENVIRONMENTS, uvicorn
+from test_mcp import ENVIRONMENTS
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
 
 SCENARIO = ROOT / "tests/integration/dropin_scenario.py"
 CLIENTS = {
@@ -23,6 +24,7 @@ CLIENTS = {
     "mcp": VENVS["openenv-0.10.0"] / "bin/python",
     "mcp-http": VENVS["openenv-0.10.0"] / "bin/python",
     "http": sys.executable,
+    "mcp-ws": sys.executable,
 }
 APPS = {"echo": ("openenv-0.10.0", "echo_env", "server.app:app"), "old": ("openenv-0.2.0", "echo_env", "server.app:app")}
 APPS |= {"tools": ("openenv-0.10.0", "tools_env", "app:app"), "legacy": ("openenv-core-0.1.0", "legacy_env_0_1", "app:app")}
@@ -119,6 +121,17 @@ def test_the_mcp_client(g, worker, kind):
     assert direct == through
     assert ["add", 42] in direct and [entry[1] for entry in direct if entry[0] == "count"] == [1, 2, 3]
     assert g.wait_for(lambda: not sessions(g, "tools"), what="the client's session closed")
+
+
+def test_mcp_by_websocket(g, worker):
+    direct, through = transcript("mcp-ws", worker("tools")), transcript("mcp-ws", at(g, "tools"))
+    for a, b in zip(direct, through, strict=True):
+        assert a == b
+    assert [reply["result"]["data"] for reply in direct if "data" in (reply.get("result") or {})] == [1, 2, 3]
+    assert g.wait_for(lambda: not sessions(g, "tools"), what="the socket's session closed")
+    session = g.create("tools")
+    seen = transcript("mcp-ws", g.url + session)
+    assert seen[1]["result"]["data"] == 1 and sessions(g, "tools"), "a session that is there stays"
 
 
 # --- the session in a cookie ------------------------------------------------------------------------------------------------------------------
@@ -296,6 +309,21 @@ def test_credentials(tmp_path):
     assert "result" in requests.post(url + "/mcp", json=call, headers=alice, timeout=60).json()
     assert requests.post(url + "/mcp", json=call, headers=bob, timeout=60).json()["error"]["message"] == f"Unknown session_id: {cookie}"
     assert requests.post(url + "/mcp", json=call | {"method": "openenv/session/create", "params": {}}, headers=robot, timeout=60).status_code == 403
+    # an agent's tools by WebSocket, in its trainer's session and in no other
+    ws = f"ws://{g.listen}/v1/sessions/{cookie}/mcp"
+    file.add("alice", "agent")
+    file.write()
+    agent = {"authorization": f"Bearer {file.tokens['alice']}"}
+    g.wait_for(lambda: requests.get(url + "/state", headers=agent, timeout=60).status_code == 403, what="the file is read")
+    with connect(ws, additional_headers=agent) as socket_of_agent:
+        socket_of_agent.send(json.dumps({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "add", "arguments": {"a": 1, "b": 2}}}))
+        assert json.loads(socket_of_agent.recv(timeout=60))["result"]["data"] == 3
+    with connect(ws, additional_headers=robot) as socket_of_stranger:
+        assert "Unknown session_id" in socket_of_stranger.recv(timeout=60)
+    for path in (ws[: -len("mcp")] + "ws", f"ws://{g.listen}/v1/environments/tools/mcp"):
+        with pytest.raises(InvalidStatus) as refused:
+            connect(path, additional_headers=agent)
+        assert refused.value.response.status_code == 403
     close = call | {"method": "openenv/session/close"}
     assert requests.post(url + "/mcp", json=close, headers=bob, timeout=60).json()["error"]["code"] == -32602
     assert requests.post(url + "/mcp", json=close, headers=alice, timeout=60).json()["result"] == {"session_id": cookie, "closed": True}
