@@ -180,8 +180,10 @@ void auth_free(struct reactor *r)
 
 // --- ways to know a caller -----------------------------------------------------------------------------------------------------------------
 
-// One way: the identity of a caller who shows `token` ("": none) on a connection. NULL: it does not know them. Each works by what is in memory. One that has to ask
-// somebody else (Kubernetes' TokenReview) would answer for tokens that it has asked for before, and have the call wait in call_method otherwise.
+// One way: the identity of a caller who shows `token` ("": none) on a connection. NULL: it does not know them. Each works by what is in memory, and so must one
+// that has to ask somebody else (Kubernetes' TokenReview): it answers for tokens that it has asked for before. For others it needs what is not there yet, a third
+// answer, "later", and the three callers of auth_check waiting for it: call_method (a call that does not begin before, a client stream's messages kept), http_may
+// and websocket_admit.
 struct authenticator {
   const char *name;
   const struct credential *(*knows)(const struct credentials *c, const struct peer *peer, struct str token);

@@ -347,24 +347,6 @@ static void on_call_finish(struct call *c, struct buf *out, const struct err *e)
 
 static const struct call_front front = {.head = on_call_head, .message = on_call_message, .finish = on_call_finish};
 
-// For calls that end after their stream.
-static void nobody_head(struct call *c)
-{
-  (void)c;
-}
-static void nobody_message(struct call *c, struct buf *out)
-{
-  (void)c;
-  out->n = 0;
-}
-static void nobody_finish(struct call *c, struct buf *out, const struct err *e)
-{
-  (void)c;
-  (void)out;
-  (void)e;
-}
-static const struct call_front nobody = {.head = nobody_head, .message = nobody_message, .finish = nobody_finish};
-
 // --- the request ---------------------------------------------------------------------------------------------------------------------------
 
 struct grpc_stream *grpc_stream_open(struct grpc_conn *c, int32_t id)
@@ -395,8 +377,7 @@ void grpc_stream_close(struct grpc_stream *s)
   struct call *c = s->call;
   if (c) {
     s->call = NULL;
-    c->front = &nobody;
-    call_cancel(c);
+    call_abandon(c);
   }
   flow_done(s->conn->flow, (uint64_t)s->id);
   if (s->web)

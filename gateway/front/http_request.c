@@ -147,33 +147,13 @@ void http_request_cancel(struct http_request *q)
     call_cancel(q->call);
 }
 
-// For calls that end after their request.
-static void nobody_head(struct call *c)
-{
-  (void)c;
-}
-static void nobody_message(struct call *c, struct buf *out)
-{
-  (void)c;
-  out->n = 0;
-}
-static void nobody_finish(struct call *c, struct buf *out, const struct err *e)
-{
-  (void)c;
-  (void)out;
-  (void)e;
-}
-static const struct call_front nobody = {.head = nobody_head, .message = nobody_message, .finish = nobody_finish};
-
 void http_request_close(struct http_request *q)
 {
   struct call *c = q->call;
   q->call = NULL;
   q->protocol = NULL;
-  if (c) {
-    c->front = &nobody;
-    call_cancel(c);
-  }
+  if (c)
+    call_abandon(c);
   http_openenv_close(q);
   buf_free(&q->body);
   buf_free(&q->held);

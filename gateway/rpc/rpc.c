@@ -513,6 +513,29 @@ void call_cancel(struct call *c)
   reactor_post(c->owner, &c->cancel_task);
 }
 
+static void nobody_head(struct call *c)
+{
+  (void)c;
+}
+
+static void nobody_message(struct call *c, struct buf *out)
+{
+  (void)c;
+  out->n = 0;
+}
+
+static void nobody_finish(struct call *c, struct buf *out, const struct err *e)
+{
+  (void)c, (void)out, (void)e;
+}
+
+void call_abandon(struct call *c)
+{
+  static const struct call_front nobody = {.head = nobody_head, .message = nobody_message, .finish = nobody_finish};
+  c->front = &nobody;
+  call_cancel(c);
+}
+
 void call_refuse(struct call *c, const struct err *e)
 {
   if (!c->id[0])

@@ -214,6 +214,9 @@ void call_end_of_messages(struct call *c);
 // The caller is gone or has reset its stream: ends the call with CANCELLED; front->finish still comes, inside or later, with nothing to be written.
 void call_cancel(struct call *c);
 
+// The front is going: cancels the call, whose end, now or later, goes nowhere.
+void call_abandon(struct call *c);
+
 // Ends a call before it has a method or with a fault that the front found.
 void call_refuse(struct call *c, const struct err *e);
 
