@@ -9,6 +9,7 @@
 
 #include "api/api.h"
 #include "base/json.h"
+#include "transcode/tensors.h"
 #include "transcode/transcode.h"
 #include "transcode_test.pb-c.h"
 
@@ -126,6 +127,50 @@ static bool with_full_chunks(struct err *e)
   return ok;
 }
 
+// JSON to tensors and back.
+static bool tensors(struct err *e)
+{
+  Envgate__V1__TensorSpec spec, *list[] = {&spec};
+  Envgate__V1__Tensor tensor;
+  Envgate__V1__Tensors__TensorsEntry entry, *entries[] = {&entry};
+  Envgate__V1__Tensors all;
+  struct arena a;
+  struct buf data = {0}, rest = {0}, json = {0};
+  struct tensor t;
+  bool rest_is_all;
+  arena_init(&a, 1 << 20);
+  envgate__v1__tensor_spec__init(&spec);
+  envgate__v1__tensor__init(&tensor);
+  envgate__v1__tensors__tensors_entry__init(&entry);
+  envgate__v1__tensors__init(&all);
+  static char path[] = "/a/b";
+  spec.path = entry.key = path;
+  spec.dtype = tensor.dtype = ENVGATE__V1__DTYPE__DTYPE_FLOAT64;
+  entry.value = &tensor;
+  all.n_tensors = 1;
+  all.tensors = entries;
+  void *memory = arena_alloc(&a, tensor_specs_size(list, 1));
+  bool ok = memory || err_nomem(e);
+  ok = ok &&
+       tensors_from_json(
+           tensor_specs_make(list, 1, memory),
+           STR("{\"k\":1,\"a\":{\"b\":[[0.5,1],[2,3],[4,5],[6,7],[8,9],[0,1],[0,1],[0,1],[0,1],[0,1],[0,1],[0,1],[0,1],[0,1],[0,1],[0,1],[0,1]]}}"),
+           &t, &data, &rest, &rest_is_all, e);
+  if (ok) {
+    tensor.n_shape = (size_t)t.rank;
+    tensor.shape = t.shape;
+    tensor.data = (ProtobufCBinaryData){t.n, (uint8_t *)data.p + t.at};
+    a.at = a.end; // the chunk is full
+    const struct tensor_writer *w = tensor_writer_new(&all, 16, "f", NULL, &a, e);
+    ok = w && tensor_writer_put(w, 0, &json, e);
+  }
+  buf_free(&data);
+  buf_free(&rest);
+  buf_free(&json);
+  arena_free(&a);
+  return ok;
+}
+
 static bool buffers(struct err *e)
 {
   struct buf b = {0};
@@ -166,6 +211,12 @@ static void text_decoding(void **state)
   assert_true(torture(with_full_chunks) >= 5);
 }
 
+static void tensor_forms(void **state)
+{
+  (void)state;
+  assert_true(torture(tensors) >= 5);
+}
+
 static void base(void **state)
 {
   (void)state;
@@ -197,7 +248,7 @@ int main(void)
 {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(json_decoding), cmocka_unit_test(whole_way),    cmocka_unit_test(text_decoding),
-      cmocka_unit_test(base),          cmocka_unit_test(arena_limits),
+      cmocka_unit_test(base),          cmocka_unit_test(tensor_forms), cmocka_unit_test(arena_limits),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
