@@ -15,7 +15,8 @@ from gymnasium import spaces
 from .v1 import payload_pb2
 
 ARRAYS = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
-DTYPES = {np.dtype(n): getattr(payload_pb2, f"DTYPE_{n.upper()}", None) for n in ("bool", *(f"{k}{b}" for k in ("int", "uint") for b in (8, 16, 32, 64)), "float16", "float32", "float64")}
+NUMBERS = ("bool", *(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)), "float16", "float32", "float64")
+DTYPES = {np.dtype(name): getattr(payload_pb2, f"DTYPE_{name.upper()}") for name in NUMBERS}
 TEXT_LENGTH = 1 << 20  # of texts whose schema has no maxLength
 
 

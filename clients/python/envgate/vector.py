@@ -139,7 +139,7 @@ class VectorEnv(gymnasium.vector.VectorEnv):
         self.action_space = batch_space(self.single_action_space, self.num_envs)
         self._observed = codec.leaves(self.single_observation_space, self._observation_path)
         self._acted = codec.leaves(self.single_action_space, self._action_path)
-        self._stacked = hasattr(pb, "StackedActions") and codec.all_arrays(self._observed) and codec.all_arrays(self._acted) and not codec.has_tuple(self.single_action_space)
+        self._stacked = codec.all_arrays(self._observed) and codec.all_arrays(self._acted) and not codec.has_tuple(self.single_action_space)
 
     # --- sessions
 
