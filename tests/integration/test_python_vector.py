@@ -37,8 +37,9 @@ def g(tmp_path_factory):
         }
         gateway = Gateway({"environments": config(at)["environments"] | environments}, "--threads", "2", tmp=tmp)
         yield gateway
-        assert gateway.get("/v1/sessions").json().get("sessions", []) == [], "a test left sessions"
+        left = gateway.get("/v1/sessions").json().get("sessions", [])
         gateway.check_end()
+        assert left == [], "a test left sessions"
 
 
 def vector(g, environment, n, **options):
