@@ -7,6 +7,7 @@
 #include "config/config.h"
 #include "front/http_openenv.h"
 #include "front/http_request.h"
+#include "front/interact_ws.h"
 #include "front/openenv_ws.h"
 #include "runtime/metrics.h"
 
@@ -129,5 +130,6 @@ const struct http_socket http_sockets[] = {
     {"/v1/sessions/*/ws", openenv_ws_attach},
     {"/v1/environments/*/mcp", openenv_mcp_new},
     {"/v1/sessions/*/mcp", openenv_mcp_attach},
+    {"/v1/interact", interact_ws_open},
     {0},
 };

@@ -680,6 +680,11 @@ bool websocket_admit(struct websocket *w, unsigned scopes, struct identity *who,
   return false;
 }
 
+struct peer *websocket_caller(struct websocket *w)
+{
+  return &w->peer;
+}
+
 const char *websocket_peer(const struct websocket *w)
 {
   return w->peer.address;

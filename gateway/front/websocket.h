@@ -85,6 +85,8 @@ void websocket_close(struct websocket *w, int code);
 // quota_give_call(&who->principal->quota). False: `e`.
 bool websocket_admit(struct websocket *w, unsigned scopes, struct identity *who, bool *counted, struct err *e);
 
+// The peer, for calls that come by the socket; as long as that is there.
+struct peer *websocket_caller(struct websocket *w);
 // The peer's address, for the log.
 const char *websocket_peer(const struct websocket *w);
 

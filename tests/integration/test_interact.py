@@ -15,6 +15,7 @@ import time
 import grpc
 import h2.settings
 import pytest
+import websockets.sync.client
 from conftest import SLOW, builtin, code_of
 from h2_client import GRPC, Client, message
 from test_auth import File
@@ -588,3 +589,136 @@ def test_http1_has_one_turn(shared_gateway):
     assert frames.pop() == b"{}"
     responses = [pb.InteractResponse.FromString(f) for f in frames]
     assert [r.id for r in responses] == [0, 0, 1, 2] and {fate(r.status) for r in responses[1:]} == {("NOT_FOUND", "SESSION_NOT_FOUND")}
+
+
+# --- by WebSocket --------------------------------------------------------------------------------------------------------------------------------
+
+
+def socket(g, *protocols, **keys):
+    return websockets.sync.client.connect(f"ws://{g.target}/v1/interact", subprotocols=list(protocols), compression=None, max_size=None, **keys)
+
+
+def test_websocket_json(any_gateway):
+    g = any_gateway
+    names = create_many(g, 4, g.reactors)
+    with socket(g, "envgate.v1.json") as ws:
+        assert ws.subprotocol == "envgate.v1.json"
+        assert json.loads(ws.recv(10)) == {"id": "0", "credit": CREDIT}
+        for i, n in enumerate(names):
+            ws.send(json.dumps({"id": i + 1, "step": {"session": n, "action": {"message": f"ü{i}"}, "request_id": f"r{i}"}}))
+        got = {r["id"]: r for r in (json.loads(ws.recv(10)) for _ in names)}
+        for i, n in enumerate(names):
+            response = got[str(i + 1)]
+            result = response["result"]
+            assert (result["session"], result["step_index"], result["observation"]["echoed_message"]) == (n, "1", f"ü{i}")
+            assert response["credit"] == 1 and result["done"] is False  # as REST has it
+        ws.send(json.dumps({"id": "18446744073709551615", "get_state": {"session": names[0]}}))
+        state = json.loads(ws.recv(10))
+        assert state["id"] == "18446744073709551615" and state["state"]["session"] == names[0] and state["state"]["state"]["step_count"] == 1
+        ws.send(json.dumps({"id": 9, "step": {"session": "sessions/none", "action": {}}}))
+        assert json.loads(ws.recv(10))["status"]["details"][0]["reason"] == "SESSION_NOT_FOUND"
+        # What is malformed ends it, and the last message says why.
+        ws.send('{"id": 1, "stepp": {}}')
+        last = json.loads(ws.recv(10))
+        assert last["id"] == "0" and last["status"]["code"] == 3 and "stepp" in last["status"]["message"]
+        with pytest.raises(websockets.exceptions.ConnectionClosed) as closed:
+            ws.recv(10)
+        assert closed.value.rcvd.code == 1008
+
+
+def test_websocket_proto(any_gateway):
+    g = any_gateway
+    names = create_many(g, 4, g.reactors)
+    with socket(g, "other", "envgate.v1.proto") as ws:
+        assert ws.subprotocol == "envgate.v1.proto"
+
+        def read():
+            return pb.InteractResponse.FromString(ws.recv(30))
+
+        assert read().credit == CREDIT
+        for size in (3, 28_000, 3_000_000):
+            for i, n in enumerate(names):
+                ws.send(pb.InteractRequest(id=i, step=step(n, "x", fault="big", bytes=size)).SerializeToString())
+            got = [read() for _ in names]
+            assert {r.id for r in got} == set(range(4)) and all(echoed(r) == "x" and len(r.result.observation.json) >= size - 1000 for r in got)
+        slow = step(names[1], "slow", "id", fault="slow", ms=400)
+        ws.send(pb.InteractRequest(id=1, step=slow).SerializeToString())
+        g.wait_for(lambda: g.metric("envgate_sessions", state="busy") == 1, what="the step")
+    # The caller has gone: the step goes on, and is collected.
+    assert g.sessions.Step(slow).step_index == 4
+    with socket(g, "envgate.v1.proto") as ws:
+        ws.send("text")
+        with pytest.raises(websockets.exceptions.ConnectionClosed) as closed:
+            while True:
+                ws.recv(10)
+        assert closed.value.rcvd.code == 1008
+
+
+def test_websocket_unread_replies(gateway):
+    g = gateway({"environments": {"e": builtin("echo", "--faults", sessions_per_worker=64)}})
+    names = create_many(g, 64, 1)
+    with socket(g, "envgate.v1.proto", max_queue=1) as ws:
+        ws.recv(10)
+        forget_peak(g.pid)
+        before = memory_mib(g.pid, "VmRSS:")
+        size = 2_000_000 if SLOW == 1 else 200_000
+        for i, n in enumerate(names):
+            ws.send(pb.InteractRequest(id=i, step=step(n, f"{i}", fault="big", bytes=size)).SerializeToString())
+        time.sleep(2)
+        got = [pb.InteractResponse.FromString(ws.recv(60)) for _ in names]
+        assert sorted(r.id for r in got) == list(range(64)) and all(echoed(r) == f"{r.id}" for r in got)
+        grown = memory_mib(g.pid, "VmHWM:") - before
+        assert grown < 80 or SLOW > 1, f"{grown} MiB"
+
+
+def test_websocket_drain(gateway):
+    g = gateway({"environments": {"e": builtin("echo", "--faults", sessions_per_worker=64)}})
+    (name,) = create_many(g, 1, 1)
+    with socket(g, "envgate.v1.json") as ws:
+        ws.recv(10)
+        ws.send(json.dumps({"id": 1, "step": {"session": name, "action": {"message": "x", "fault": "slow", "ms": 500}}}))
+        g.wait_for(lambda: g.metric("envgate_sessions", state="busy") == 1, what="the step")
+        g.process.send_signal(signal.SIGTERM)
+        assert json.loads(ws.recv(10))["result"]["observation"]["echoed_message"] == "x"
+        assert json.loads(ws.recv(10))["status"]["details"][0]["reason"] == "DRAINING"
+        with pytest.raises(websockets.exceptions.ConnectionClosed) as closed:
+            ws.recv(10)
+        assert closed.value.rcvd.code == 1012
+
+
+def refused(g, *protocols, **keys):
+    with pytest.raises(websockets.exceptions.InvalidStatus) as e, socket(g, *protocols, **keys):
+        pass
+    return e.value.response.status_code
+
+
+def test_websocket_callers(guarded):
+    """A browser's token is a subprotocol that is offered; others send Authorization."""
+    g = guarded
+    alice, robot = g.file.tokens["alice"], g.file.tokens["robot"]
+    assert refused(g, "envgate.v1.json") == 401
+    assert refused(g, "envgate.v1.json", "envgate.bearer.wrong") == 401
+    assert refused(g, "envgate.v1.json", f"envgate.bearer.{robot}") == 403
+    assert refused(g, "envgate.v1.json", f"envgate.bearer.{alice}", "envgate.bearer.wrong") == 401
+    assert refused(g, "envgate.v1.json", f"envgate.bearer.{alice}", additional_headers={"Authorization": f"Bearer {alice}"}) == 401
+    assert refused(g, f"envgate.bearer.{alice}") == 400
+    assert refused(g, "envgate.v1.json", f"envgate.bearer.{alice}", origin="https://evil.example") == 403
+    for protocols, keys in (
+        (["envgate.v1.json", f"envgate.bearer.{alice}"], {"origin": f"http://{g.target}"}),
+        ([f"envgate.bearer.{alice}", "envgate.v1.json"], {}),
+        (["envgate.v1.json"], {"additional_headers": {"Authorization": f"Bearer {alice}"}}),
+    ):
+        with socket(g, *protocols, **keys) as ws:
+            assert ws.subprotocol == "envgate.v1.json"
+            ws.recv(10)
+            ws.send(json.dumps({"id": 1, "create_session": {"environment": "e"}}))
+            name = json.loads(ws.recv(30))["session"]["name"]
+            assert fate_of_json(g, "bob", name) == "SESSION_NOT_FOUND"
+    assert alice not in g.log_text()
+
+
+def fate_of_json(g, principal, name):
+    with socket(g, "envgate.v1.json", f"envgate.bearer.{g.file.tokens[principal]}") as ws:
+        ws.recv(10)
+        ws.send(json.dumps({"id": 1, "close_session": {"name": name}}))
+        return json.loads(ws.recv(10))["status"]["details"][0]["reason"]
