@@ -126,10 +126,6 @@ const struct http_route http_routes[] = {
 };
 
 const struct http_socket http_sockets[] = {
-    {"/v1/environments/*/ws", openenv_ws_new},
-    {"/v1/sessions/*/ws", openenv_ws_attach},
-    {"/v1/environments/*/mcp", openenv_mcp_new},
-    {"/v1/sessions/*/mcp", openenv_mcp_attach},
-    {"/v1/interact", interact_ws_open},
-    {0},
+    {"/v1/environments/*/ws", openenv_ws_new},  {"/v1/sessions/*/ws", openenv_ws_attach}, {"/v1/environments/*/mcp", openenv_mcp_new},
+    {"/v1/sessions/*/mcp", openenv_mcp_attach}, {"/v1/interact", interact_ws_open},       {0},
 };
