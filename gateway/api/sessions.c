@@ -10,6 +10,7 @@
 #include "api/interact.h"
 #include "api/mcp.h"
 #include "api/payload.h"
+#include "api/sessions.h"
 #include "base/id.h"
 #include "config/inline.h"
 #include "envgate/v1/session_service.pb-c.h"
@@ -75,8 +76,7 @@ static bool tensors_message(const struct tensor_specs *specs, Envgate__V1__Sessi
   return m->tensors;
 }
 
-// The session as a message, wholly in the arena; NULL when out of memory. `standing` may be NULL.
-static Envgate__V1__Session *session_message(const struct session *s, const struct standing *standing, struct arena *a)
+Envgate__V1__Session *session_message(const struct session *s, const struct standing *standing, struct arena *a)
 {
   static const Envgate__V1__Session__State states[] = {
       [SESSION_PROVISIONING] = ENVGATE__V1__SESSION__STATE__STATE_PROVISIONING,
@@ -124,13 +124,14 @@ static void reply_session(struct call *c, const struct session *s, const struct 
 
 // --- CreateSession -------------------------------------------------------------------------------------------------------------------------
 
-// The caller's connection's reactor; but a retry may come by another connection and must find what the first one made, so a request_id decides.
+int create_route_by(const struct call *c, const char *request_id)
+{
+  return request_id[0] ? (int)(hash_fnv(0, str_c(request_id)) % (unsigned)c->home->count) : c->home->index;
+}
+
 static int create_route(const struct call *c)
 {
-  const Envgate__V1__CreateSessionRequest *q = (const void *)c->request;
-  if (!q->request_id[0])
-    return c->home->index;
-  return (int)(hash_fnv(0, str_c(q->request_id)) % (unsigned)c->home->count);
+  return create_route_by(c, ((const Envgate__V1__CreateSessionRequest *)(const void *)c->request)->request_id);
 }
 
 static void on_created(struct session_waiter *w, struct session *s, const struct err *e);
@@ -142,10 +143,9 @@ struct creation {
   struct call *call;
 };
 
-// How much before its own deadline a gRPC caller is answered, since it listens no longer than that.
 #define ANSWER_MARGIN (100 * NSEC_PER_MS)
 
-static void answer_in_time(struct call *c)
+void answer_in_time(struct call *c)
 {
   nsec now = clock_mono();
   if (c->deadline == NSEC_NEVER || c->deadline <= now)
@@ -255,8 +255,7 @@ static bool create_terms(const Envgate__V1__CreateSessionRequest *q, struct aren
   return *tensors || err_nomem(e);
 }
 
-// On success spec->env and spec->tensors are held.
-static bool create_spec(struct call *c, const Envgate__V1__CreateSessionRequest *q, struct session_spec *spec, struct err *e)
+bool create_spec(struct call *c, const Envgate__V1__CreateSessionRequest *q, struct session_spec *spec, struct err *e)
 {
   *spec = (struct session_spec){0};
   if (!create_terms(q, &c->arena, &spec->tensors, e))
@@ -268,6 +267,18 @@ static bool create_spec(struct call *c, const Envgate__V1__CreateSessionRequest 
     env_release(spec->env);
   shared_unref(spec->tensors);
   return false;
+}
+
+bool create_hopeless(struct session *s, const struct standing *standing, struct err *e)
+{
+  struct session_view v = session_view(s);
+  if (!standing || !standing->hopeless || v.handed_out)
+    return false;
+  err_set(e, CODE_RESOURCE_EXHAUSTED, REASON_NO_CAPACITY,
+          "no worker of %s became free before the deadline, and no more may be launched: max_workers is %lld, sessions_per_worker %lld", v.env->name,
+          (long long)v.env->max_workers, (long long)v.env->sessions_per_worker);
+  e->retry_after_ms = 1000;
+  return true;
 }
 
 static void create_start(struct call *c)
@@ -310,6 +321,7 @@ static void on_created(struct session_waiter *w, struct session *s, const struct
     fail(c, e);
     return;
   }
+  session_name_known(s);
   note_session(c, s);
   reply_session(c, s, NULL);
 }
@@ -327,12 +339,8 @@ static void on_create_standing(struct standing_waiter *w, struct session *s, con
   struct call *c = creation->call;
   if (e || !s)
     return; // on_created has told or tells the caller
-  if (standing && standing->hopeless && !session_view(s).handed_out) {
-    struct err full;
-    err_set(&full, CODE_RESOURCE_EXHAUSTED, REASON_NO_CAPACITY,
-            "no worker of %s became free before the deadline, and no more may be launched: max_workers is %lld, sessions_per_worker %lld",
-            session_view(s).env->name, (long long)session_view(s).env->max_workers, (long long)session_view(s).env->sessions_per_worker);
-    full.retry_after_ms = 1000;
+  struct err full;
+  if (create_hopeless(s, standing, &full)) {
     session_give_up(&creation->waiter);
     fail(c, &full);
     return;
@@ -562,6 +570,7 @@ static int episode_route(const struct call *c)
 #define PATH(method) "/envgate.v1.SessionService/" method
 const struct rpc_handler session_handlers[] = {
     {.path = PATH("CreateSession"), .route = create_route, .start = create_start, .deadline = create_deadline, .cancel = create_cancel},
+    {.path = PATH("CreateSessions"), .route = creations_route, .start = creations_start, .deadline = creations_deadline, .cancel = creations_cancel},
     {.path = PATH("GetSession"), .route = get_route, .start = get_start, .cancel = get_cancel},
     {.path = PATH("ListSessions"), .start = list_start, .cancel = list_cancel},
     {.path = PATH("CloseSession"), .route = close_route, .start = close_start},

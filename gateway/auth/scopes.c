@@ -11,6 +11,7 @@ static const struct {
   unsigned scopes;
 } methods[] = {
     {SESSION("CreateSession"), SCOPE_TRAINER},
+    {SESSION("CreateSessions"), SCOPE_TRAINER},
     {SESSION("GetSession"), SCOPE_TRAINER},
     {SESSION("ListSessions"), SCOPE_TRAINER},
     {SESSION("CloseSession"), SCOPE_TRAINER},

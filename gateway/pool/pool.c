@@ -48,6 +48,7 @@ static void count_waiting(struct pool *p, int change)
 {
   struct metrics *m = p->pools->reactor->metrics;
   p->waiting_count += change;
+  p->counted = NULL;
   if (m)
     metric_add(m, METRIC_worker_queue_length, change);
 }
@@ -200,12 +201,26 @@ void pool_cancel(struct slot_request *q)
   pools_watch_inline(q->pool);
 }
 
+// How many wait before it. Those who ask at the same time do so in the order of the line, so each is looked for from the one before.
+static int64_t place(struct pool *p, const struct slot_request *q)
+{
+  int64_t n = p->counted ? p->counted_before : 0;
+  const struct list *node = p->counted ? p->counted : p->waiting.next;
+  for (; node != &q->link && node != &p->waiting; node = node->next)
+    n++;
+  if (node != &q->link && p->counted) { // it is before that one
+    p->counted = NULL;
+    return place(p, q);
+  }
+  p->counted = node;
+  p->counted_before = n;
+  return n;
+}
+
 struct standing pool_standing(const struct slot_request *q)
 {
-  const struct pool *p = q->pool;
-  int64_t before = 0, coming = pool_slots_coming(p);
-  for (const struct list *node = p->waiting.next; node != &q->link && node != &p->waiting; node = node->next)
-    before++;
+  struct pool *p = q->pool;
+  int64_t before = place(p, q), coming = pool_slots_coming(p);
   struct standing s = {.launching = before < coming && pool_progress(p, &s.progress)};
   if (before < coming)
     return s;

@@ -56,6 +56,8 @@ struct pool {
   struct list workers;         // of every state
   struct list waiting;         // struct slot_request, in the order of coming
   int waiting_count;
+  const struct list *counted; // one that waits, as the line is now, and how many do before it; NULL: not known
+  int64_t counted_before;
   struct list warm;                // struct warm_request
   int64_t slots_each;              // of a worker yet to be launched: sessions_per_worker, or fewer once a worker said so
   struct list hungry;              // in pools.hungry

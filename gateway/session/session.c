@@ -618,6 +618,11 @@ void session_release(struct session_hold *h)
   h->session = NULL;
 }
 
+void session_name_known(struct session *s)
+{
+  s->handed_out = true;
+}
+
 void session_ask_standing(struct session *s, struct standing_waiter *w)
 {
   list_init(&w->link);

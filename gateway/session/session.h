@@ -110,6 +110,8 @@ void session_create(struct reactor *r, const struct session_spec *spec, struct s
 void session_abandon(struct session_waiter *w);
 // The waiter leaves and takes the session's name with it: the session goes on to become READY, or LOST with why it could not. Its lease begins anew.
 void session_hand_out(struct session_waiter *w);
+// A caller gets the name of a session that is ready: who creates it again by its request_id has no right to close it any more (session_view's handed_out).
+void session_name_known(struct session *s);
 // The waiter leaves, and the session ends unless others wait for it, too.
 void session_give_up(struct session_waiter *w);
 

@@ -49,7 +49,7 @@ struct session {
   enum worker_dialect dialect;
   bool confirming;  // the first request, which proves that the worker has room, runs
   bool asking;      // the askers' question is under way
-  bool handed_out;  // somebody has its name, though it was not ready yet
+  bool handed_out;  // somebody has its name
   bool provisioned; // it was ready once
   bool closed;      // out of the table, and freed when it has parted with its worker
   int kept_at;

@@ -40,7 +40,7 @@ def test_every_path_is_served(shared_gateway, document):
 
 def test_every_method_is_there(document):
     names = {operation["operationId"] for operations in document["paths"].values() for operation in operations.values()}
-    assert {"createSession", "getSession", "listSessions", "closeSession", "reset", "step", "stepBatch", "resetBatch", "getState"} <= names
+    assert {"createSession", "createSessions", "getSession", "listSessions", "closeSession", "reset", "step", "stepBatch", "resetBatch", "getState"} <= names
     assert {"listEnvironments", "getEnvironment", "getSchema"} <= names
 
 

@@ -20,5 +20,5 @@ def test_openapi_holds(gateway, tmp_path):
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=200 * SLOW)
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
     # It reached what is behind the names: sessions were made and closed, and steps taken.
-    for method in ("CreateSession", "Reset", "Step", "StepBatch", "ResetBatch", "GetState", "CloseSession"):
+    for method in ("CreateSession", "CreateSessions", "Reset", "Step", "StepBatch", "ResetBatch", "GetState", "CloseSession"):
         assert g.metric("envgate_calls_total", method=f"envgate.v1.SessionService/{method}", code="OK") > 0, method
