@@ -140,7 +140,9 @@ def filled(request, session):
     """A request that is good in itself: for that session, where it names one."""
     q = request()
     for field in q.DESCRIPTOR.fields:
-        if field.name == "session" or (field.name == "name" and "Session" in q.DESCRIPTOR.name):
+        if field.message_type and field.name == "session":  # what CreateSessions makes
+            q.count, q.session.environment = 2, "environments/echo"
+        elif field.name == "session" or (field.name == "name" and "Session" in q.DESCRIPTOR.name):
             setattr(q, field.name, session)
         if field.name in ("environment", "name") and "Session" not in q.DESCRIPTOR.name and field.name != "session":
             setattr(q, field.name, "environments/echo")
