@@ -56,8 +56,9 @@ static struct stand_in *stand_in_new(struct session *session, const struct waite
   *s = (struct stand_in){.session = session, .size = size};
   char *to = s->text;
   for (size_t i = 0; i < sizeof spans / sizeof *spans; i++) {
-    if (spans[i]->n)
-      memcpy(to, spans[i]->p, spans[i]->n);
+    if (!spans[i]->n) // whether there is a pointer may mean something
+      continue;
+    memcpy(to, spans[i]->p, spans[i]->n);
     spans[i]->p = to;
     to += spans[i]->n;
   }
