@@ -60,7 +60,9 @@ def test_required_fields(document):
     body = document["paths"]["/v1/sessions/{session}/step"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     assert body["required"] == ["action"] and "session" not in body["properties"] and body["additionalProperties"] is False
     batch = document["paths"]["/v1/sessions:stepBatch"]["post"]["requestBody"]["content"]["application/json"]["schema"]
-    assert batch["required"] == ["items"] and document["components"]["schemas"]["StepRequest"]["required"] == ["session", "action"]
+    assert "required" not in batch and document["components"]["schemas"]["StepRequest"]["required"] == ["session", "action"]
+    resets = document["paths"]["/v1/sessions:resetBatch"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert resets["required"] == ["items"]
     reset = document["paths"]["/v1/sessions/{session}/reset"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     assert reset["additionalProperties"] is True
 
