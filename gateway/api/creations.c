@@ -67,6 +67,11 @@ static void end_well(struct creations *all)
   Envgate__V1__CreateSessionsResponse reply;
   envgate__v1__create_sessions_response__init(&reply);
   reply.sessions = arena_alloc(&c->arena, all->n * sizeof(Envgate__V1__Session *));
+  if (!reply.sessions) {
+    err_nomem(&e);
+    end_with(all, &e);
+    return;
+  }
   for (size_t i = 0; i < all->n; i++) {
     struct member *m = &all->at[i];
     const struct session *s = m->hold.session ? m->hold.session : m->waiter.session;
@@ -75,8 +80,8 @@ static void end_well(struct creations *all)
       end_with(all, lost);
       return;
     }
-    reply.sessions[i] = reply.sessions ? session_message(s, m->stands ? &m->standing : NULL, &c->arena) : NULL;
-    if (!reply.sessions || !reply.sessions[i]) {
+    reply.sessions[i] = session_message(s, m->stands ? &m->standing : NULL, &c->arena);
+    if (!reply.sessions[i]) {
       err_nomem(&e);
       end_with(all, &e);
       return;

@@ -28,17 +28,17 @@ enum {
 
 // What may be asked, by the field of the request; and the field of the reply.
 static const struct kind {
-  int request;
   struct str path;
+  int request;
   unsigned response;
   const char *name;
 } kinds[] = {
-    {REQUEST(STEP), PATH("Step"), RESPONSE(RESULT), "result"},
-    {REQUEST(RESET), PATH("Reset"), RESPONSE(RESULT), "result"},
-    {REQUEST(GET_STATE), PATH("GetState"), RESPONSE(STATE), "state"},
-    {REQUEST(CREATE_SESSION), PATH("CreateSession"), RESPONSE(SESSION), "session"},
-    {REQUEST(CLOSE_SESSION), PATH("CloseSession"), RESPONSE(CLOSED), "closed"},
-    {REQUEST(CALL_TOOL), PATH("CallTool"), RESPONSE(TOOL), "tool"},
+    {PATH("Step"), REQUEST(STEP), RESPONSE(RESULT), "result"},
+    {PATH("Reset"), REQUEST(RESET), RESPONSE(RESULT), "result"},
+    {PATH("GetState"), REQUEST(GET_STATE), RESPONSE(STATE), "state"},
+    {PATH("CreateSession"), REQUEST(CREATE_SESSION), RESPONSE(SESSION), "session"},
+    {PATH("CloseSession"), REQUEST(CLOSE_SESSION), RESPONSE(CLOSED), "closed"},
+    {PATH("CallTool"), REQUEST(CALL_TOOL), RESPONSE(TOOL), "tool"},
 };
 
 struct interact {

@@ -5,8 +5,8 @@
   OpenEnv, drop-in     the same, with http://gateway/v1/environments/NAME for its base_url
   VectorEnv            envgate.VectorEnv: StepBatch with stacked tensors, in Gymnasium's form
 
-The client has the first core alone; the gateway and the worker (the built-in one, which costs some microseconds a step) share the second. Ways are measured in turn, round
-by round. Steps are those of the environments: in the same time resets are made, too, of episodes that are over, and VectorEnv's calls that only reset count as none.
+The client has the first core, the gateway the second; the worker (the built-in one, which costs some microseconds a step) is where there is room, so beside the client
+while that waits for a batch. Ways are measured in turn, round by round. Steps are those of the environments: in the same time resets are made, too, of episodes that are over, and VectorEnv's calls that only reset count as none.
 """
 
 import argparse
@@ -71,11 +71,15 @@ def stand(folder):
             stack.callback(p.stop)
             return p
 
+        def worker(name, at):
+            p = process("worker", name, "--listen", at, "--dialect", "ws", "--capacity", CAPACITY)
+            os.sched_setaffinity(p.pid, {MIDDLE, REST})
+            return p.first_line("listening on ").split("listening on ")[1].strip()
+
         workers, environments = {}, {}
         for name in SHAPES.values():
-            p = process("worker", name, "--listen", "127.0.0.1:0", "--dialect", "ws", "--capacity", CAPACITY)
-            workers[name] = (p, p.first_line("listening on ").split("listening on ")[1].strip())
-            environments[name] = {"builtin": {"environment": name}, "sessions_per_worker": CAPACITY, "max_workers": 1}
+            workers[name] = worker(name, "127.0.0.1:0")
+            environments[name] = {"static": {"urls": [worker(name, f"unix:{folder}/{name}.sock")]}, "sessions_per_worker": CAPACITY}
         config = folder / "gateway.json"
         config.write_text(json.dumps({"listen": "127.0.0.1:0", "access_log": False, "environments": environments}))
         gateway = process("serve", "--config", config, "--threads", 1, "--state-dir", folder)
@@ -86,7 +90,7 @@ def stand(folder):
 
         def run(way, shape, n, seconds, warmup):
             name = SHAPES[shape]
-            url = {"openenv": f"http://{workers[name][1]}", "dropin": f"http://{address}/v1/environments/{name}", "vector": address}[way]
+            url = {"openenv": f"http://{workers[name]}", "dropin": f"http://{address}/v1/environments/{name}", "vector": address}[way]
             watch = [] if way == "openenv" else [gateway.pid]
             kind = "vector" if way == "vector" else "openenv"
             report = clients[kind].run(way=kind, url=url, environment=name, n=n, seconds=seconds, warmup=warmup, watch=watch)

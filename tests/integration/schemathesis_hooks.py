@@ -89,6 +89,9 @@ def before_call(context, case, kwargs):
             without_short_deadline(body["session"])
             body["count"] = body["count"] % 8 if isinstance(body.get("count"), int) else 2
         likely_step(body)
+        if isinstance(body.get("items"), list) and turn % 2:  # a batch has either, and JSON no tensors
+            for name in ("stacked_actions", "stackedActions", "stacked", "tensors"):
+                body.pop(name, None)
         for item in body["items"] if isinstance(body.get("items"), list) else []:
             if isinstance(item, dict):
                 without_short_deadline(item)

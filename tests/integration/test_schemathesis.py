@@ -15,6 +15,8 @@ def test_openapi_holds(gateway, tmp_path):
     echo = builtin("echo", "--capacity", "4096", sessions_per_worker=4096, max_workers=1)
     g = gateway({"environments": {"echo": echo}})
     command = [str(TOOL), "run", g.url + "/openapi.json", "--checks", CHECKS, "--phases", "coverage,fuzzing", "--max-examples", "40", "--seed", "6"]
+    # An environment without tools answers 501 there, as it should.
+    command += ["--exclude-path-regex", "/tools"]
     command += ["--generation-database", "none", "--continue-on-failure", "--no-color"]
     env = os.environ | {"SCHEMATHESIS_HOOKS": "schemathesis_hooks", "PYTHONPATH": str(pathlib.Path(__file__).parent), "GATEWAY_URL": g.url}
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=200 * SLOW)

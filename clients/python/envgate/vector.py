@@ -154,18 +154,15 @@ class VectorEnv(gymnasium.vector.VectorEnv):
 
     def _create(self, n):
         """The names of so many new sessions."""
-        session = {"environment": self.environment, "lease_s": self._lease_s, "timeout_s": self.start_timeout_s}
-        requests = [pb.CreateSessionRequest(request_id=uuid.uuid4().hex, **session) for _ in range(n)]
-        futures = [self._stub.CreateSession.future(r, timeout=self.start_timeout_s + MARGIN_S, metadata=self._gateway.metadata) for r in requests]
-        names, error, patience = [], None, Patience(self.start_timeout_s)
-        for request, future in zip(requests, futures, strict=True):
-            try:
-                names.append(call(self._stub.CreateSession, request, patience.left(), self._gateway.metadata, future).name)
-            except Error as e:
-                error = e
-        if error:
+        names, patience = [], Patience(self.start_timeout_s)
+        try:
+            for first in range(0, n, ITEMS_MAX):
+                like = pb.CreateSessionRequest(environment=self.environment, lease_s=self._lease_s, request_id=uuid.uuid4().hex, timeout_s=patience.left())
+                request = pb.CreateSessionsRequest(count=min(n - first, ITEMS_MAX), session=like)
+                names += [s.name for s in call(self._stub.CreateSessions, request, patience.left(), self._gateway.metadata).sessions]
+        except Error:
             self._close_sessions(names)
-            raise error
+            raise
         return names
 
     def _close_sessions(self, names):
