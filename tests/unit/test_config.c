@@ -68,7 +68,7 @@ static void test_defaults(void **state)
   assert_string_equal(env->provider, "builtin");
   assert_string_equal(env->builtin, "cartpole");
   assert_int_equal(env->max_workers, 8);
-  assert_int_equal(env->sessions_per_worker, 1);
+  assert_int_equal(env->sessions_per_worker, 64);
   assert_true(env->lease_s == 300);
   assert_true(env->idle_timeout_s == 0);
   assert_true(env->step_timeout_s == 600);
