@@ -51,4 +51,14 @@ static inline struct str str_skip(struct str s, size_t n)
   return (struct str){s.p + n, s.n - n};
 }
 
+// The string without the spaces and tabs around it (OWS, RFC 9110 section 5.6.3).
+static inline struct str str_trim(struct str s)
+{
+  while (s.n && (s.p[0] == ' ' || s.p[0] == '\t'))
+    s = str_skip(s, 1);
+  while (s.n && (s.p[s.n - 1] == ' ' || s.p[s.n - 1] == '\t'))
+    s.n--;
+  return s;
+}
+
 #endif

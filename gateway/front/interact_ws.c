@@ -169,15 +169,6 @@ static struct interact_socket *socket_new(struct reactor *r, enum codec codec)
   return s;
 }
 
-static struct str trim(struct str s)
-{
-  while (s.n && (s.p[0] == ' ' || s.p[0] == '\t'))
-    s = str_skip(s, 1);
-  while (s.n && (s.p[s.n - 1] == ' ' || s.p[s.n - 1] == '\t'))
-    s.n--;
-  return s;
-}
-
 // The next of a comma separated list.
 static struct str next_of(struct str *list)
 {
@@ -185,7 +176,7 @@ static struct str next_of(struct str *list)
   size_t n = comma ? (size_t)(comma - list->p) : list->n;
   struct str item = {list->p, n};
   *list = str_skip(*list, comma ? n + 1 : n);
-  return trim(item);
+  return str_trim(item);
 }
 
 // What the subprotocols that are offered say: the one to agree on (NULL: none of ours) and tokens, each as an Authorization. False: out of memory.

@@ -68,15 +68,6 @@ static bool next_line(struct str *in, struct str *line)
   return line->n == 0 || (!memchr(line->p, '\r', line->n) && !memchr(line->p, '\0', line->n));
 }
 
-static struct str trim(struct str s)
-{
-  while (s.n && (s.p[0] == ' ' || s.p[0] == '\t'))
-    s = str_skip(s, 1);
-  while (s.n && (s.p[s.n - 1] == ' ' || s.p[s.n - 1] == '\t'))
-    s.n--;
-  return s;
-}
-
 static bool is_digit(char c)
 {
   return c >= '0' && c <= '9';
@@ -99,7 +90,7 @@ bool ws_handshake_lists(struct str list, struct str token)
   while (list.n) {
     const char *comma = memchr(list.p, ',', list.n);
     size_t n = comma ? (size_t)(comma - list.p) : list.n;
-    if (str_ieq(trim((struct str){list.p, n}), token))
+    if (str_ieq(str_trim((struct str){list.p, n}), token))
       return true;
     list = str_skip(list, comma ? n + 1 : n);
   }
@@ -116,7 +107,7 @@ static const char *check_header(struct str line, const struct ws_accept *accept,
   const char *colon = line.n ? memchr(line.p, ':', line.n) : NULL;
   if (!colon || colon == line.p || colon[-1] == ' ' || colon[-1] == '\t')
     return "the upgrade's reply has a malformed header";
-  struct str name = {line.p, (size_t)(colon - line.p)}, value = trim(str_skip(line, name.n + 1));
+  struct str name = {line.p, (size_t)(colon - line.p)}, value = str_trim(str_skip(line, name.n + 1));
   if (str_ieq(name, STR("Upgrade"))) {
     seen->upgrade = str_ieq(value, STR("websocket"));
   } else if (str_ieq(name, STR("Connection"))) {
