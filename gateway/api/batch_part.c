@@ -233,11 +233,13 @@ void part_stop(struct batch_part *p)
 // For a part that travels, since the request goes with the call.
 static bool item_pack(struct batch_item *item, struct arena *a)
 {
-  struct waiter *w = &item->waiter;
-  struct str *spans[] = {&w->request.action, &w->request.options, &w->request.episode_id, &w->request_id, &w->episode_id};
-  for (size_t i = 0; i < sizeof spans / sizeof *spans; i++) {
-    spans[i]->p = arena_dup(a, *spans[i]);
-    if (!spans[i]->p)
+  struct str *texts[WAITER_TEXTS];
+  waiter_texts(&item->waiter, texts);
+  for (size_t i = 0; i < WAITER_TEXTS; i++) {
+    if (!texts[i]->n)
+      continue;
+    texts[i]->p = arena_dup(a, *texts[i]);
+    if (!texts[i]->p)
       return false;
   }
   item->session = arena_dup(a, str_c(item->session));

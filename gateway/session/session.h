@@ -62,6 +62,15 @@ struct waiter {
   nsec submitted, sent; // sent: 0 if it was not sent for this waiter
 };
 
+// Where a waiter's texts are pointed to, for who copies them. One without bytes is left as it is, since words that are not NULL mean something.
+enum { WAITER_TEXTS = 6 };
+static inline void waiter_texts(struct waiter *w, struct str *texts[WAITER_TEXTS])
+{
+  struct worker_request *q = &w->request;
+  struct str *const all[WAITER_TEXTS] = {&q->action, &q->episode_id, &q->options, &q->words, &w->request_id, &w->episode_id};
+  memcpy(texts, all, sizeof all);
+}
+
 struct session_spec {
   const struct env_config *env; // the session holds it
   double lease_s, idle_timeout_s;

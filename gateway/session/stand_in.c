@@ -42,11 +42,11 @@ static struct stand_in *stand_in_new(struct session *session, const struct waite
                         .episode_id = w->episode_id,
                         .has_step_index = w->has_step_index,
                         .step_index = w->step_index};
-  struct str *spans[] = {&copy.request.action, &copy.request.episode_id, &copy.request.options,
-                         &copy.request.words,  &copy.request_id,         &copy.episode_id};
+  struct str *texts[WAITER_TEXTS];
   size_t text = 0;
-  for (size_t i = 0; i < sizeof spans / sizeof *spans; i++)
-    text += spans[i]->n;
+  waiter_texts(&copy, texts);
+  for (size_t i = 0; i < WAITER_TEXTS; i++)
+    text += texts[i]->n;
   size_t size = sizeof(struct stand_in) + text + pairs_size(w->request.headers);
   if (session->stand_in_bytes + size > KEPT_BYTES)
     return NULL;
@@ -55,12 +55,12 @@ static struct stand_in *stand_in_new(struct session *session, const struct waite
     return NULL;
   *s = (struct stand_in){.session = session, .size = size};
   char *to = s->text;
-  for (size_t i = 0; i < sizeof spans / sizeof *spans; i++) {
-    if (!spans[i]->n) // whether there is a pointer may mean something
+  for (size_t i = 0; i < WAITER_TEXTS; i++) {
+    if (!texts[i]->n)
       continue;
-    memcpy(to, spans[i]->p, spans[i]->n);
-    spans[i]->p = to;
-    to += spans[i]->n;
+    memcpy(to, texts[i]->p, texts[i]->n);
+    texts[i]->p = to;
+    to += texts[i]->n;
   }
   if (w->request.headers) {
     if (!pairs_add(&s->headers, w->request.headers)) {
