@@ -61,4 +61,13 @@ static inline struct str str_trim(struct str s)
   return s;
 }
 
+// Takes the first item off a list, and the separator behind it.
+static inline struct str str_cut(struct str *list, char separator)
+{
+  const char *end = list->n ? memchr(list->p, separator, list->n) : NULL;
+  struct str item = {list->p, end ? (size_t)(end - list->p) : list->n};
+  *list = str_skip(*list, item.n + (end ? 1 : 0));
+  return item;
+}
+
 #endif

@@ -169,16 +169,6 @@ static struct interact_socket *socket_new(struct reactor *r, enum codec codec)
   return s;
 }
 
-// The next of a comma separated list.
-static struct str next_of(struct str *list)
-{
-  const char *comma = list->n ? memchr(list->p, ',', list->n) : NULL;
-  size_t n = comma ? (size_t)(comma - list->p) : list->n;
-  struct str item = {list->p, n};
-  *list = str_skip(*list, comma ? n + 1 : n);
-  return str_trim(item);
-}
-
 // What the subprotocols that are offered say: the one to agree on (NULL: none of ours) and tokens, each as an Authorization. False: out of memory.
 static bool read_offers(struct websocket_request *u, const char **protocol, enum codec *codec)
 {
@@ -192,7 +182,7 @@ static bool read_offers(struct websocket_request *u, const char **protocol, enum
     struct str offers = u->headers[i].value;
     headers[i] = u->headers[i];
     while (str_eq(u->headers[i].name, STR("sec-websocket-protocol")) && offers.n) {
-      struct str offer = next_of(&offers);
+      struct str offer = str_trim(str_cut(&offers, ','));
       if (!*protocol && str_eq(offer, STR("envgate.v1.json"))) {
         *protocol = "envgate.v1.json";
         *codec = CODEC_REST;

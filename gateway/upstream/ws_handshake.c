@@ -87,13 +87,9 @@ static bool parse_status(struct str line, int *status)
 
 bool ws_handshake_lists(struct str list, struct str token)
 {
-  while (list.n) {
-    const char *comma = memchr(list.p, ',', list.n);
-    size_t n = comma ? (size_t)(comma - list.p) : list.n;
-    if (str_ieq(str_trim((struct str){list.p, n}), token))
+  while (list.n)
+    if (str_ieq(str_trim(str_cut(&list, ',')), token))
       return true;
-    list = str_skip(list, comma ? n + 1 : n);
-  }
   return false;
 }
 
