@@ -10,7 +10,6 @@
 #include "envgate/v1/environment_service.pb-c.h"
 #include "envgate/v1/session_service.pb-c.h"
 #include "front/http_request.h"
-#include "grpc/health/v1/health.pb-c.h"
 #include "session/session.h"
 
 #define SESSIONS "/envgate.v1.SessionService/"
@@ -169,6 +168,18 @@ static void go(struct call *c, ProtobufCMessage *request, size_t bytes)
   }
 }
 
+// The same with a request that only says what it is about, whose name is the first field of every request of the API that has one.
+static void go_named(struct call *c, const char *name, size_t bytes)
+{
+  const ProtobufCMessageDescriptor *d = c->method->input;
+  ProtobufCMessage *m = message_new(d, &c->arena);
+  char *copy = name ? arena_dup(&c->arena, str_c(name)) : NULL;
+  assert(d->fields[0].id == 1 && d->fields[0].type == PROTOBUF_C_TYPE_STRING);
+  if (m && copy)
+    *(char **)(void *)((char *)m + d->fields[0].offset) = copy;
+  go(c, copy ? m : NULL, bytes);
+}
+
 // The answer is what the call said, or its error.
 static void last(struct http_request *q, struct call *c, struct buf *out, const struct err *e)
 {
@@ -200,13 +211,8 @@ static struct openenv_read reader(const struct http_request *q, struct arena *a)
 static void ask_to_create(struct http_request *q, void (*next)(struct http_request *, struct call *, struct buf *, const struct err *))
 {
   struct call *c = call_of(q, SESSIONS "CreateSession", next);
-  if (!c)
-    return;
-  Envgate__V1__CreateSessionRequest *m = (void *)message_new(&envgate__v1__create_session_request__descriptor, &c->arena);
-  char *name = arena_dup(&c->arena, str_c(q->openenv->name));
-  if (m && name)
-    m->environment = name;
-  go(c, m && name ? &m->base : NULL, 0);
+  if (c)
+    go_named(c, q->openenv->name, 0);
 }
 
 // Takes the session that has been made. False: out of memory, and the lease ends it.
@@ -336,13 +342,8 @@ static void begin_step(struct http_request *q)
 static void begin_state(struct http_request *q)
 {
   struct call *c = call_of(q, SESSIONS "GetState", on_work);
-  if (!c)
-    return;
-  Envgate__V1__GetStateRequest *m = (void *)message_new(&envgate__v1__get_state_request__descriptor, &c->arena);
-  char *name = arena_dup(&c->arena, str_c(session_or_none(q)));
-  if (m && name)
-    m->session = name;
-  go(c, m && name ? &m->base : NULL, 0);
+  if (c)
+    go_named(c, session_or_none(q), 0);
 }
 
 // --- /health, /schema, /metadata -----------------------------------------------------------------------------------------------------------------
@@ -375,13 +376,8 @@ static void on_health(struct http_request *q, struct call *c, struct buf *out, c
 static void ask_for_session(struct http_request *q, void (*next)(struct http_request *, struct call *, struct buf *, const struct err *))
 {
   struct call *c = call_of(q, SESSIONS "GetSession", next);
-  if (!c)
-    return;
-  Envgate__V1__GetSessionRequest *m = (void *)message_new(&envgate__v1__get_session_request__descriptor, &c->arena);
-  char *name = arena_dup(&c->arena, str_c(q->openenv->name));
-  if (m && name)
-    m->name = name;
-  go(c, m && name ? &m->base : NULL, 0);
+  if (c)
+    go_named(c, q->openenv->name, 0);
 }
 
 static void begin_health(struct http_request *q)
@@ -391,13 +387,8 @@ static void begin_health(struct http_request *q)
     return;
   }
   struct call *c = call_of(q, "/grpc.health.v1.Health/Check", on_health);
-  if (!c)
-    return;
-  Grpc__Health__V1__HealthCheckRequest *m = (void *)message_new(&grpc__health__v1__health_check_request__descriptor, &c->arena);
-  char *name = arena_dup(&c->arena, str_c(q->openenv->name));
-  if (m && name)
-    m->service = name;
-  go(c, m && name ? &m->base : NULL, 0);
+  if (c)
+    go_named(c, q->openenv->name, 0);
 }
 
 static void on_session(struct http_request *q, struct call *c, struct buf *out, const struct err *e)
@@ -410,17 +401,8 @@ static void on_session(struct http_request *q, struct call *c, struct buf *out, 
   }
   const char *name = arena_dup(&o->arena, (struct str){environment.p + 1, environment.n - 2});
   c = call_of(q, o->document ? ENVIRONMENTS "GetMetadata" : ENVIRONMENTS "GetSchema", last);
-  if (!c)
-    return;
-  char *copy = name ? arena_dup(&c->arena, str_c(name)) : NULL;
-  ProtobufCMessage *m =
-      copy ? message_new(o->document ? &envgate__v1__get_metadata_request__descriptor : &envgate__v1__get_schema_request__descriptor, &c->arena)
-           : NULL;
-  if (m && o->document)
-    ((Envgate__V1__GetMetadataRequest *)(void *)m)->environment = copy;
-  else if (m)
-    ((Envgate__V1__GetSchemaRequest *)(void *)m)->environment = copy;
-  go(c, m, 0);
+  if (c)
+    go_named(c, name, 0);
 }
 
 static void begin_document(struct http_request *q)
@@ -480,17 +462,11 @@ static void ask_for_tools(struct http_request *q)
   struct call *c = call_of(q, calls ? SESSIONS "CallTool" : SESSIONS "ListTools", on_tools);
   if (!c)
     return;
-  ProtobufCMessage *m = message_new(calls ? &envgate__v1__call_tool_request__descriptor : &envgate__v1__list_tools_request__descriptor, &c->arena);
-  char *name = arena_dup(&c->arena, str_c(o->session)), *words = arena_dup(&c->arena, buf_view(&q->body));
-  if (!name || !words)
-    m = NULL;
+  c->words = (struct str){arena_dup(&c->arena, buf_view(&q->body)), q->body.n};
+  if (c->words.p)
+    go_named(c, o->session, q->body.n);
   else
-    c->words = (struct str){words, q->body.n};
-  if (m && calls)
-    ((Envgate__V1__CallToolRequest *)(void *)m)->session = name;
-  else if (m)
-    ((Envgate__V1__ListToolsRequest *)(void *)m)->session = name;
-  go(c, m, q->body.n);
+    go(c, NULL, 0);
 }
 
 // A session for this request only, as OpenEnv's servers make an environment for it.
@@ -531,15 +507,9 @@ static void on_rpc_closed(struct http_request *q, struct call *c, struct buf *ou
 
 static void close_by_rpc(struct http_request *q)
 {
-  struct http_openenv *o = q->openenv;
   struct call *c = call_of(q, SESSIONS "CloseSession", on_rpc_closed);
-  if (!c)
-    return;
-  Envgate__V1__CloseSessionRequest *m = (void *)message_new(&envgate__v1__close_session_request__descriptor, &c->arena);
-  char *name = arena_dup(&c->arena, str_c(o->session));
-  if (m && name)
-    m->name = name;
-  go(c, m && name ? &m->base : NULL, q->body.n);
+  if (c)
+    go_named(c, q->openenv->session, q->body.n);
 }
 
 // Answers what takes no call; the one that the request began with is dropped.
@@ -614,9 +584,7 @@ static struct str cookie_of(const struct call *c)
 {
   struct str left = call_header(c, STR("cookie"));
   while (left.n) {
-    const char *semicolon = memchr(left.p, ';', left.n);
-    struct str pair = {left.p, semicolon ? (size_t)(semicolon - left.p) : left.n};
-    left = str_skip(left, pair.n + (semicolon ? 1 : 0));
+    struct str pair = str_cut(&left, ';');
     while (pair.n && pair.p[0] == ' ')
       pair = str_skip(pair, 1);
     if (!str_starts(pair, STR(COOKIE "=")))
